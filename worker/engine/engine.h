@@ -1,0 +1,91 @@
+// The engine: decides what runs in each step (design: docs/architecture.md, "Life of a request",
+// Schedule to Deliver).
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "worker/engine/model_runner.h"
+#include "worker/engine/request.h"
+
+namespace caravan {
+
+struct EngineOptions {
+  int32_t max_batch_tokens = 2048;         // token budget of a step, capped by the runner's
+  int32_t max_prefill_chunk_tokens = 512;  // most prompt tokens of one sequence in one step
+  int32_t max_running_sequences = 256;     // capped by the runner's slots
+  int32_t max_waiting_requests = 4096;     // beyond, Submit is refused with RESOURCE_EXHAUSTED
+  double step_time_target_ms =
+      0;  // > 0: prefill is cut so that the predicted step time stays within
+  bool enable_prefix_cache = true;
+  bool pipelined = true;          // false: the simple loop, one step at a time (the reference)
+  int32_t pipeline_depth = 2;     // steps in flight when pipelined
+  bool check_invariants = false;  // BlockPool and slots after each step; always on in debug builds
+};
+
+// A snapshot of load, for GetStatus, routing and metrics.
+struct EngineStats {
+  int32_t waiting_requests = 0;
+  int32_t running_sequences = 0;
+  int32_t free_blocks = 0;
+  int32_t cached_blocks = 0;  // evictable, content kept for sharing
+  int32_t used_blocks = 0;
+  int32_t total_blocks = 0;
+  uint64_t steps = 0;
+  uint64_t prompt_tokens = 0;  // computed
+  uint64_t cached_tokens = 0;  // prompt tokens that were not computed because they were cached
+  uint64_t generated_tokens = 0;
+  uint64_t preemptions = 0;
+  uint64_t cancelled = 0;
+  uint64_t finished = 0;
+  double last_step_seconds = 0;
+  bool recovering = false;
+  bool draining = false;
+};
+
+// All news of one step, in one call, on the engine's thread: must not block. Requests that end for
+// another reason (cancelled, deadline, error) come the same way.
+using EventSink = std::function<void(std::vector<TokenEvent> events)>;
+
+class Engine {
+ public:
+  // `runner` outlives the engine. `now` is the clock (injected by tests).
+  Engine(const EngineOptions& options, ModelRunner* runner, EventSink sink,
+         std::function<absl::Time()> now = absl::Now);
+  ~Engine();  // stops
+
+  // Any thread. Refusals are immediate and reach no one else: INVALID_ARGUMENT (a prompt that can't
+  // ever fit, with both numbers), RESOURCE_EXHAUSTED (queue full), UNAVAILABLE (draining or
+  // stopped), ALREADY_EXISTS (key in use).
+  absl::Status Submit(Request request);
+
+  // Any thread; an unknown key is ignored. The sequences leave at the next step with
+  // FinishReason::kCancelled.
+  void Cancel(RequestKey key);
+
+  // Any thread.
+  EngineStats Stats() const;
+
+  // Starts / ends the engine's thread. Stop fails what is in flight with UNAVAILABLE. Drain refuses
+  // new requests and returns true once nothing is left, false at the time-out.
+  void Start();
+  bool Drain(absl::Duration timeout);
+  void Stop();
+
+  // OK while running; the runner's error once it was fatal (the process should then end).
+  absl::Status status() const;
+
+  // One turn of the loop without a thread (tests): false where there was nothing to do.
+  bool StepOnce();
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace caravan
