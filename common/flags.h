@@ -1,0 +1,30 @@
+// The command line of a service: abseil flags, a flag file as configuration file, environment
+// through --tryfromenv.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+
+namespace caravan {
+
+// Parses argv into the flags that the program defines. An unknown flag, or an argument that is
+// none, ends the process with exit code 2 and a sentence; --help prints the program's own flags and
+// ends it with 0.
+void ParseFlags(std::string_view usage, int argc, char** argv);
+
+// The same where arguments are allowed (the CLI): returns them.
+std::vector<std::string> ParseFlagsAndArguments(std::string_view usage, int argc, char** argv);
+
+// Logs each flag whose value is not its default, once at start ("effective configuration").
+void LogFlags();
+
+// Flags that every service has: --log_level debug|info|warning|error, --log_json.
+void InitLogFromFlags(const std::string& service);
+
+// host:port with a port from 0 to 65535, or INVALID_ARGUMENT naming `flag`.
+absl::Status CheckAddress(std::string_view flag, const std::string& address);
+
+}  // namespace caravan

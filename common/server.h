@@ -1,0 +1,94 @@
+// What every process of Caravan needs around its gRPC services: listening, health, reflection,
+// signals, statuses.
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+
+namespace caravan {
+
+// The code numbers of absl and gRPC are the same; cancellation and OK included.
+grpc::Status ToGrpcStatus(const absl::Status& status);
+absl::Status FromGrpcStatus(const grpc::Status& status);
+
+// std::string of a status: "UNAVAILABLE: sentence".
+std::string ToString(const absl::Status& status);
+
+struct GrpcServerOptions {
+  std::string listen_address = "127.0.0.1:0";  // host:port; port 0 = a free one
+  int max_message_bytes = 16 << 20;  // of one received message; a larger one ends its own stream
+};
+
+// A running gRPC server with grpc.health.v1 (service "" and each given one) and reflection.
+class GrpcServer {
+ public:
+  // Starts to listen; health is NOT_SERVING until SetServing(true). `services` outlive the server.
+  // UNAVAILABLE with the address where it can't be had (a port in use, say): an address is never
+  // shared with another process.
+  static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(const GrpcServerOptions& options,
+                                                           std::vector<grpc::Service*> services);
+  ~GrpcServer();  // Shutdown(now)
+
+  int port() const { return port_; }
+
+  // What grpc.health.v1 answers. Any thread.
+  void SetServing(bool serving);
+
+  // No new calls; waits until the running ones ended, cancels what is left at the deadline.
+  void Shutdown(absl::Time deadline);
+
+ private:
+  GrpcServer() = default;
+
+  std::unique_ptr<grpc::Server> server_;
+  int port_ = 0;
+};
+
+// A channel to another service: reconnects within at most a second, keepalive pings, the message
+// limit above. `target` is host:port.
+std::shared_ptr<grpc::Channel> MakeChannel(const std::string& target,
+                                           int max_message_bytes = 64 << 20);
+
+// Blocks SIGTERM, SIGINT (and ignores SIGPIPE) for the process, so that one thread can wait for
+// them. Construct it in main before any thread is started.
+class ShutdownSignal {
+ public:
+  ShutdownSignal();
+  ~ShutdownSignal();
+
+  // Blocks until a signal or Trigger; returns the signal's number, 0 for Trigger.
+  int Wait();
+  // From any thread: Wait returns.
+  void Trigger();
+  // A second signal ends the process at once with exit code 130.
+  void ExitOnNext();
+
+ private:
+  std::atomic<bool> triggered_{false};
+  int event_fd_ = -1;
+  int signal_fd_ = -1;
+  std::thread exit_thread_;
+  int exit_fd_ = -1;
+};
+
+// Names of a request in metadata, on every call between services.
+inline constexpr char kRequestIdKey[] = "x-request-id";
+inline constexpr char kTraceparentKey[] = "traceparent";
+
+// The metadata value of `key`, empty if absent (or longer than 256 bytes, or not printable).
+std::string MetadataOf(const grpc::ServerContextBase& context, const std::string& key);
+
+// A random 64-bit number from the operating system: instance ids, seeds.
+uint64_t RandomId();
+
+}  // namespace caravan
