@@ -4,11 +4,9 @@
 
 #include <grpcpp/grpcpp.h>
 
-#include <atomic>
-#include <functional>
+#include <cstdint>
 #include <memory>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -58,28 +56,6 @@ class GrpcServer {
 // limit above. `target` is host:port.
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& target,
                                            int max_message_bytes = 64 << 20);
-
-// Blocks SIGTERM, SIGINT (and ignores SIGPIPE) for the process, so that one thread can wait for
-// them. Construct it in main before any thread is started.
-class ShutdownSignal {
- public:
-  ShutdownSignal();
-  ~ShutdownSignal();
-
-  // Blocks until a signal or Trigger; returns the signal's number, 0 for Trigger.
-  int Wait();
-  // From any thread: Wait returns.
-  void Trigger();
-  // A second signal ends the process at once with exit code 130.
-  void ExitOnNext();
-
- private:
-  std::atomic<bool> triggered_{false};
-  int event_fd_ = -1;
-  int signal_fd_ = -1;
-  std::thread exit_thread_;
-  int exit_fd_ = -1;
-};
 
 // Names of a request in metadata, on every call between services.
 inline constexpr char kRequestIdKey[] = "x-request-id";

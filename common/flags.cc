@@ -1,0 +1,94 @@
+#include "common/flags.h"
+
+#include <cstdio>
+#include <cstdlib>
+
+#include "absl/flags/flag.h"
+#include "absl/flags/parse.h"
+#include "absl/flags/reflection.h"
+#include "absl/flags/usage.h"
+#include "absl/flags/usage_config.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "common/log.h"
+
+ABSL_FLAG(std::string, log_level, "info",
+          "Least severe log lines shown: debug, info, warning, error.");
+ABSL_FLAG(bool, log_json, false, "Log one JSON object a line in place of text.");
+
+namespace caravan {
+namespace {
+
+// abseil has no list of ours against its own: ours lie under these folders.
+bool IsOwnFile(absl::string_view file) {
+  for (const char* folder : {"common/", "gateway/", "tokenizer_service/", "worker/", "cli/"}) {
+    if (absl::StartsWith(file, folder) || absl::StrContains(file, absl::StrCat("/", folder))) {
+      return !absl::StrContains(file, "absl/");
+    }
+  }
+  return false;
+}
+
+}  // namespace
+
+std::vector<std::string> ParseFlagsAndArguments(std::string_view usage, int argc, char** argv) {
+  absl::SetProgramUsageMessage(absl::string_view(usage.data(), usage.size()));
+  absl::FlagsUsageConfig config;
+  config.contains_helpshort_flags = IsOwnFile;
+  config.contains_help_flags = IsOwnFile;
+  config.contains_helppackage_flags = IsOwnFile;
+  absl::SetFlagsUsageConfig(config);
+  const std::vector<char*> arguments = absl::ParseCommandLine(argc, argv);
+  return {arguments.begin() + 1, arguments.end()};
+}
+
+void ParseFlags(std::string_view usage, int argc, char** argv) {
+  const std::vector<std::string> arguments = ParseFlagsAndArguments(usage, argc, argv);
+  if (arguments.empty()) return;
+  std::fprintf(stderr, "%s: unexpected argument '%s'; flags are written --name=value\n", argv[0],
+               arguments[0].c_str());
+  std::exit(2);
+}
+
+void LogFlags() {
+  for (const auto& [name, flag] : absl::GetAllFlags()) {
+    if (!IsOwnFile(flag->Filename()) || flag->CurrentValue() == flag->DefaultValue()) continue;
+    LogInfo("configured", {{"flag", std::string(name)}, {"value", flag->CurrentValue()}});
+  }
+}
+
+void InitLogFromFlags(const std::string& service) {
+  LogOptions options;
+  options.service = service;
+  options.json = absl::GetFlag(FLAGS_log_json);
+  const std::string level = absl::GetFlag(FLAGS_log_level);
+  if (level == "debug") {
+    options.level = LogLevel::kDebug;
+  } else if (level == "info") {
+    options.level = LogLevel::kInfo;
+  } else if (level == "warning") {
+    options.level = LogLevel::kWarning;
+  } else if (level == "error") {
+    options.level = LogLevel::kError;
+  } else {
+    std::fprintf(stderr, "--log_level is '%s'; it must be debug, info, warning or error\n",
+                 level.c_str());
+    std::exit(2);
+  }
+  InitLog(options);
+}
+
+absl::Status CheckAddress(std::string_view flag, const std::string& address) {
+  const size_t colon = address.rfind(':');
+  int port = -1;
+  if (colon == std::string::npos || colon == 0 ||
+      !absl::SimpleAtoi(address.substr(colon + 1), &port) || port < 0 || port > 65535) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--", std::string(flag), " is '", address,
+                     "'; it must be host:port with a port from 0 to 65535, such as 0.0.0.0:8001"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace caravan

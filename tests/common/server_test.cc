@@ -1,0 +1,83 @@
+#include "common/server.h"
+
+#include <gmock/gmock.h>
+#include <grpc/health/v1/health.grpc.pb.h>
+#include <gtest/gtest.h>
+
+#include "common/metrics.h"
+#include "common/status.h"
+
+namespace caravan {
+namespace {
+
+using grpc::health::v1::HealthCheckResponse;
+
+HealthCheckResponse::ServingStatus Health(int port) {
+  const auto stub =
+      grpc::health::v1::Health::NewStub(MakeChannel(absl::StrCat("127.0.0.1:", port)));
+  grpc::ClientContext context;
+  context.set_wait_for_ready(true);
+  HealthCheckResponse response;
+  const grpc::Status status = stub->Check(&context, {}, &response);
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  return response.status();
+}
+
+TEST(GrpcServer, IsNotServingUntilToldSo) {
+  auto server = GrpcServer::Start({}, {});
+  ASSERT_TRUE(server.ok()) << server.status();
+  EXPECT_EQ(Health((*server)->port()), HealthCheckResponse::NOT_SERVING);
+  (*server)->SetServing(true);
+  EXPECT_EQ(Health((*server)->port()), HealthCheckResponse::SERVING);
+}
+
+TEST(GrpcServer, NamesTheAddressThatIsInUse) {
+  auto first = GrpcServer::Start({}, {});
+  ASSERT_TRUE(first.ok());
+  const std::string address = absl::StrCat("127.0.0.1:", (*first)->port());
+  const auto second = GrpcServer::Start({.listen_address = address}, {});
+  EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(second.status().message()), testing::HasSubstr(address));
+}
+
+TEST(MetricsServer, NamesTheAddressThatIsInUse) {
+  const MetricsRegistry metrics;
+  auto first = MetricsServer::Start("127.0.0.1:0", metrics);
+  ASSERT_TRUE(first.ok()) << first.status();
+  const std::string address = absl::StrCat("127.0.0.1:", (*first)->port());
+  const auto second = MetricsServer::Start(address, metrics);
+  EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(second.status().message()), testing::HasSubstr(address));
+}
+
+TEST(Status, KeepsItsCodeAndSentenceThroughGrpc) {
+  for (int code = 1; code <= 16; ++code) {
+    const absl::Status status(static_cast<absl::StatusCode>(code), "what to do");
+    EXPECT_EQ(FromGrpcStatus(ToGrpcStatus(status)), status);
+  }
+  EXPECT_TRUE(FromGrpcStatus(ToGrpcStatus(absl::OkStatus())).ok());
+}
+
+absl::StatusOr<int> Half(int x) {
+  if (x % 2 != 0) return absl::InvalidArgumentError("odd");
+  return x / 2;
+}
+
+absl::StatusOr<int> Quarter(int x) {
+  ASSIGN_OR_RETURN(const int half, Half(x));
+  return Half(half);
+}
+
+TEST(Status, MacrosReturnTheFirstError) {
+  EXPECT_EQ(*Quarter(8), 2);
+  EXPECT_EQ(Quarter(6).status().message(), "odd");
+  EXPECT_EQ(Quarter(3).status().message(), "odd");
+}
+
+TEST(StatusDeathTest, CheckPrintsTheConditionAndTheValues) {
+  const int blocks = 3;
+  EXPECT_DEATH(CARAVAN_CHECK(blocks == 4, "blocks ", blocks), "blocks == 4 blocks 3");
+}
+
+}  // namespace
+}  // namespace caravan
