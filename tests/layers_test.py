@@ -1,0 +1,107 @@
+"""The arrows between the folders: what each may include, of ours and of libraries (docs/architecture.md)."""
+
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+INCLUDE = re.compile(r'^\s*#\s*include\s+["<]([^">]+)[">]', re.MULTILINE)
+
+# Folder → the folders of ours that it may include from. The longest matching folder counts; a folder may always
+# include itself. `proto` stands for generated headers.
+BASE = {"common/status.h", "common/log.h"}  # what has no gRPC
+ALLOWED = {
+    "common": {"proto/grpc/health"},
+    "kernels": set(),
+    "worker/engine": BASE,
+    "worker/model": BASE | {"worker/engine", "kernels"},
+    "worker/replica": {"common", "proto", "worker/engine", "worker/model/collectives.h", "kernels/device_stream.h",
+                       "kernels/view.h"},
+    "worker": {"common", "proto", "worker/engine", "worker/model", "worker/replica"},
+    "tokenizer_service": {"common", "proto"},
+    "gateway/generation": {"common", "proto"},
+    "gateway/native": {"common", "proto", "gateway/generation"},
+    "gateway": {"common", "proto", "gateway/generation", "gateway/native"},
+    "cli": {"common", "proto"},
+}
+# Library → the only places that may include it.
+LIBRARIES = {
+    "spdlog/": {"common/log.cc"},
+    "sentencepiece": {"tokenizer_service"},
+    "grpcpp/": {"common", "worker/replica", "worker", "tokenizer_service", "gateway/generation", "gateway/native",
+                "gateway", "cli"},
+    "google/protobuf/": {"worker/replica", "worker", "tokenizer_service", "gateway/generation", "gateway/native",
+                         "gateway", "cli"},
+    "gloo/": {"worker/replica"},
+    "prometheus/": {"common", "worker", "tokenizer_service", "gateway"},
+    "cuda": {"kernels", "worker/model"},
+}
+FOLDERS = sorted({path.split("/")[0] for path in ALLOWED})
+
+
+def sources():
+    return sorted(path.relative_to(ROOT).as_posix() for folder in FOLDERS for path in (ROOT / folder).rglob("*")
+                  if path.suffix in (".h", ".cc", ".cu", ".cuh"))
+
+
+def layer_of(path):
+    """The folder of ALLOWED that a path belongs to, or None when it is not ours."""
+    folders = [folder for folder in ALLOWED if path.startswith(folder + "/")]
+    return max(folders, key=len, default=None)
+
+
+def allows(places, path):
+    """Whether `path` lies in one of `places`; a folder stands for its own layer, not for the layers below it."""
+    return any(path == place or (path.startswith(place + "/") and layer_of(path) in (place, None))
+               for place in places)
+
+
+def wrong_includes(path, text):
+    layer = layer_of(path)
+    for included in INCLUDE.findall(text):
+        if included.endswith(".pb.h"):
+            ours = "proto/" + included
+            if not allows(ALLOWED[layer], ours):
+                yield f"{path} includes {included}, but {layer}/ may not know this protocol"
+        elif layer_of(included):
+            if layer_of(included) != layer and not allows(ALLOWED[layer], included):
+                yield f"{path} includes {included}, but {layer}/ may not depend on {layer_of(included)}/"
+        for library, places in LIBRARIES.items():
+            if included.startswith(library) and not allows(places, path):
+                yield f"{path} includes {included}, which is kept to {', '.join(sorted(places))}"
+
+
+def test_there_are_sources():
+    assert len(sources()) > 20
+
+
+@pytest.mark.parametrize("folder", sorted(ALLOWED))
+def test_includes_follow_the_arrows(folder):
+    wrong = [problem for path in sources() if layer_of(path) == folder
+             for problem in wrong_includes(path, (ROOT / path).read_text())]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("path,include", [
+    ("kernels/matmul.cc", "common/status.h"),
+    ("worker/engine/scheduler.cc", "caravan/v1/worker.pb.h"),
+    ("worker/engine/scheduler.cc", "worker/model/llama.h"),
+    ("worker/model/llama.cc", "worker/replica/leader.h"),
+    ("worker/model/llama.cc", "grpcpp/grpcpp.h"),
+    ("worker/model/llama.cc", "common/server.h"),
+    ("gateway/generation/request.cc", "gateway/native/service.h"),
+    ("gateway/main.cc", "worker/engine/engine.h"),
+    ("common/server.cc", "caravan/v1/worker.pb.h"),
+    ("cli/up.cc", "spdlog/spdlog.h"),
+])
+def test_an_include_against_the_arrows_is_found(path, include):
+    assert list(wrong_includes(path, f'#include "{include}"\n'))
+
+
+def test_files_stay_readable():
+    """Headers of at most 150 lines, sources of at most 600."""
+    limits = {".h": 150, ".cuh": 600, ".cc": 600, ".cu": 600}
+    lengths = {path: len((ROOT / path).read_text().splitlines()) for path in sources()}
+    long = [f"{path}: {lines} lines" for path, lines in lengths.items() if lines > limits[pathlib.Path(path).suffix]]
+    assert not long, "\n".join(long)
