@@ -1,0 +1,27 @@
+#ifdef __x86_64__
+
+#include <immintrin.h>
+
+#include "kernels/cpu/primitives.h"
+
+namespace caravan::cpu {
+namespace {
+
+struct Float16 {
+  uint16_t bits;
+};
+struct BFloat16 {
+  uint16_t bits;
+};
+
+#include "kernels/cpu/vector_avx2.inc"
+// The vector layer comes first: the primitives are written over it.
+#include "kernels/cpu/primitives.inc"
+
+}  // namespace
+
+const Primitives kAvx2Primitives = kTable;
+
+}  // namespace caravan::cpu
+
+#endif  // __x86_64__

@@ -1,0 +1,21 @@
+#include "kernels/cpu/primitives.h"
+
+namespace caravan::cpu {
+namespace {
+
+struct Float16 {
+  uint16_t bits;
+};
+struct BFloat16 {
+  uint16_t bits;
+};
+
+#include "kernels/cpu/vector_portable.inc"
+// The vector layer comes first: the primitives are written over it.
+#include "kernels/cpu/primitives.inc"
+
+}  // namespace
+
+const Primitives kPortablePrimitives = kTable;
+
+}  // namespace caravan::cpu
