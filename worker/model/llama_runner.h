@@ -1,0 +1,102 @@
+// Runs step plans on one rank: the ModelRunner of a single worker, and what leader and followers of
+// a replica run their share on.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "worker/engine/model_runner.h"
+#include "worker/model/collectives.h"
+#include "worker/model/kv_memory.h"
+#include "worker/model/llama.h"
+#include "worker/model/slot_state.h"
+
+namespace caravan {
+
+struct LlamaRunnerOptions {
+  int32_t block_tokens = 16;
+  int32_t num_blocks = 0;                     // 0: as many as kv_cache_bytes hold
+  int64_t kv_cache_bytes = int64_t{1} << 30;  // of this rank
+  int32_t max_slots = 256;                    // at most the model's max_logit_rows
+  int32_t max_steps_in_flight = 2;
+};
+
+// How far a rank is; what stands still while work is queued is wedged.
+struct StepProgress {
+  uint64_t steps_done = 0;  // since the runner was made, over epochs
+  uint64_t step = 0;        // of the plan that was begun last; 0 before the first
+  int32_t layers_done = 0;  // of that step
+  bool busy = false;        // a step is running
+};
+
+// One thread of its own runs the steps in order, so that Submit returns at once and the engine
+// plans the next step meanwhile. Submit, Collect, Recover and Reset are for one thread at a time;
+// progress and Abort for any.
+class LlamaRunner final : public ModelRunner {
+ public:
+  // Allocates the KV blocks. `ranks` has the model's rank and world size.
+  static absl::StatusOr<std::unique_ptr<LlamaRunner>> Create(std::unique_ptr<LlamaModel> model,
+                                                             std::shared_ptr<Collectives> ranks,
+                                                             const LlamaRunnerOptions& options);
+  ~LlamaRunner() override;
+
+  const RunnerLimits& limits() const override { return limits_; }
+  absl::Status Submit(const StepPlan& plan) override;
+  // On rank 0 with log probabilities; on the others the ids alone.
+  absl::StatusOr<StepResult> Collect() override;
+  // A single rank has lost nothing and goes on empty. With several, FAILED_PRECONDITION: their
+  // owner forms the next group and calls Reset.
+  absl::Status Recover(absl::Duration timeout) override;
+
+  // Begins an epoch: aborts the old group, waits for the step in progress to end, drops all steps,
+  // slots and blocks, and goes on with `ranks`.
+  void Reset(std::shared_ptr<Collectives> ranks);
+  // Makes the step in progress fail with UNAVAILABLE where it waits for another rank.
+  void Abort();
+
+  StepProgress progress() const;
+  const LlamaModel& model() const { return *model_; }
+
+ private:
+  struct Batch;  // of one step, in the forms that operators take
+
+  LlamaRunner(std::unique_ptr<LlamaModel> model, std::shared_ptr<Collectives> ranks, KvMemory kv,
+              const LlamaRunnerOptions& options);
+  void RunSteps();
+  absl::StatusOr<StepResult> RunStep(const StepPlan& plan, Collectives& ranks);
+  absl::Status UpdateSlots(const StepPlan& plan);
+  absl::Status CopyBlocks(const StepPlan& plan);
+  absl::StatusOr<Batch> MakeBatch(const StepPlan& plan);
+  absl::StatusOr<StepResult> Draw(const StepPlan& plan, MatrixView logits, Collectives& ranks);
+
+  // The runner's thread alone, and Reset while that is idle.
+  std::unique_ptr<LlamaModel> model_;
+  KvMemory kv_;
+  std::vector<SlotState> slots_;
+
+  RunnerLimits limits_;
+  std::atomic<uint64_t> steps_done_ = 0;
+  std::atomic<uint64_t> step_ = 0;
+  std::atomic<bool> busy_ = false;
+
+  mutable std::mutex mutex_;  // guards all below
+  std::condition_variable changed_;
+  std::shared_ptr<Collectives> ranks_;
+  std::deque<StepPlan> pending_;
+  std::deque<StepResult> done_;
+  absl::Status failure_;
+  int32_t uncollected_ = 0;
+  bool running_ = false;
+  bool stopping_ = false;
+  std::thread thread_;
+};
+
+}  // namespace caravan

@@ -1,0 +1,126 @@
+#include "worker/model/slot_state.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "common/status.h"
+
+namespace caravan {
+namespace {
+
+constexpr uint32_t kInPrompt = 0x80000000U;
+
+bool HasPenalties(const SamplingParams& sampling) {
+  return sampling.repetition_penalty != 1 || sampling.frequency_penalty != 0 ||
+         sampling.presence_penalty != 0;
+}
+
+}  // namespace
+
+void SlotState::Setup(const SlotSetup& setup, int32_t vocab_size) {
+  *this = SlotState();
+  active_ = true;
+  vocab_size_ = vocab_size;
+  tokens_ = setup.tokens;
+  prompt_tokens_ = std::min(setup.prompt_tokens, static_cast<int32_t>(tokens_.size()));
+  sample_index_ = setup.sample_index;
+  sampling_ = setup.sampling;
+  if (!HasPenalties(sampling_)) return;
+  counts_.assign(static_cast<size_t>(vocab_size), 0);
+  for (size_t i = 0; i < tokens_.size(); ++i) {
+    if (static_cast<int32_t>(i) >= prompt_tokens_) {
+      Count(tokens_[i], 1);
+    } else if (tokens_[i] >= 0 && tokens_[i] < vocab_size_) {
+      counts_[static_cast<size_t>(tokens_[i])] |= kInPrompt;
+    }
+  }
+}
+
+absl::Status SlotState::BeginWork(const SlotWork& work, int32_t num_blocks, int32_t block_tokens) {
+  const auto wrong = [&](const auto&... what) {
+    return absl::InternalError(absl::StrCat("step plan, slot ", work.slot, ": ", what...));
+  };
+  if (!active_) return wrong("has no sequence");
+  const auto exists = [&](int32_t block) { return block >= 0 && block < num_blocks; };
+  for (const NewBlocks& more : work.new_blocks) {
+    if (!std::all_of(more.blocks.begin(), more.blocks.end(), exists) || more.kv_group != 0) {
+      return wrong("new block out of ", num_blocks, " of KV group ", more.kv_group);
+    }
+    blocks_.insert(blocks_.end(), more.blocks.begin(), more.blocks.end());
+  }
+  for (const ReplacedBlock& replaced : work.replaced_blocks) {
+    const auto index = static_cast<size_t>(replaced.index);
+    if (!exists(replaced.block) || replaced.index < 0 || index >= blocks_.size()) {
+      return wrong("block ", replaced.block, " at ", replaced.index, " of ", blocks_.size());
+    }
+    blocks_[index] = replaced.block;
+  }
+  const int64_t end = int64_t{work.start_position} + work.num_tokens;
+  if (work.start_position < 0 || work.num_tokens < 1 ||
+      end > static_cast<int64_t>(tokens_.size())) {
+    return wrong("positions ", work.start_position, " to ", end, " of ", tokens_.size(),
+                 " known tokens");
+  }
+  if (end > static_cast<int64_t>(blocks_.size()) * block_tokens) {
+    return wrong(end, " positions in ", blocks_.size(), " blocks of ", block_tokens);
+  }
+  return absl::OkStatus();
+}
+
+SamplingRow SlotState::RowFor(int32_t position) {
+  const std::span<const int32_t> history = std::span(tokens_).first(static_cast<size_t>(position));
+  biases_.clear();
+  for (const LogitBias& bias : sampling_.logit_bias) AddBias(bias.token_id, bias.bias);
+  AddBadWords(history);
+  if (position - prompt_tokens_ < sampling_.min_tokens) {
+    for (const int32_t stop : sampling_.stop_token_ids) {
+      AddBias(stop, -std::numeric_limits<float>::infinity());
+    }
+  }
+  SamplingRow row;
+  row.biases = biases_;
+  row.token_counts = counts_;
+  row.repetition_penalty = sampling_.repetition_penalty;
+  row.frequency_penalty = sampling_.frequency_penalty;
+  row.presence_penalty = sampling_.presence_penalty;
+  row.temperature = sampling_.temperature;
+  row.top_k = sampling_.top_k;
+  row.top_p = sampling_.top_p;
+  row.min_p = sampling_.min_p;
+  row.seed = sampling_.seed;
+  row.position = position;
+  row.sample_index = sample_index_;
+  row.num_logprobs = std::min(sampling_.num_logprobs, kMaxTopLogprobs);
+  row.processed_logprobs = sampling_.processed_logprobs;
+  return row;
+}
+
+void SlotState::SetToken(int32_t position, int32_t token_id) {
+  while (static_cast<int32_t>(tokens_.size()) > position) {
+    Count(tokens_.back(), -1);
+    tokens_.pop_back();
+  }
+  tokens_.push_back(token_id);
+  Count(token_id, 1);
+}
+
+void SlotState::AddBadWords(std::span<const int32_t> history) {
+  for (const std::vector<int32_t>& word : sampling_.bad_words) {
+    if (word.empty() || word.size() - 1 > history.size()) continue;
+    const auto before = history.last(word.size() - 1);
+    if (std::equal(before.begin(), before.end(), word.begin())) {
+      AddBias(word.back(), -std::numeric_limits<float>::infinity());
+    }
+  }
+}
+
+void SlotState::AddBias(int32_t token_id, float bias) {
+  if (token_id >= 0 && token_id < vocab_size_) biases_.push_back({token_id, bias});
+}
+
+void SlotState::Count(int32_t token_id, int32_t change) {
+  if (counts_.empty() || token_id < 0 || token_id >= vocab_size_) return;
+  counts_[static_cast<size_t>(token_id)] += static_cast<uint32_t>(change);
+}
+
+}  // namespace caravan
