@@ -76,8 +76,8 @@ void AddRmsNorm(ConstMatrixView delta, ConstVectorView weight, float epsilon, Ma
   CARAVAN_CHECK_EQ(out.rows, delta.rows);
   CARAVAN_CHECK_EQ(out.cols, delta.cols);
   CARAVAN_CHECK_EQ(weight.size, delta.cols);
-  CARAVAN_CHECK(out.data != residual.data, "AddRmsNorm: out may not be residual");
   if (delta.empty()) return;
+  CARAVAN_CHECK(out.data != residual.data, "AddRmsNorm: out may not be residual");
   CARAVAN_DISPATCH(AddRmsNorm, stream, delta, weight, epsilon, residual, out);
 }
 
