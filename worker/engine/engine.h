@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <span>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -14,6 +13,17 @@
 #include "worker/engine/request.h"
 
 namespace caravan {
+
+// Where the time of one step went, for metrics. Steady-clock seconds.
+struct StepTiming {
+  double plan_seconds = 0;
+  double submit_seconds = 0;
+  double collect_seconds = 0;    // waiting for the result: 0 means that the runner was idle before
+  double run_seconds = 0;        // what the runner reported
+  double predicted_seconds = 0;  // what the cost model expected; 0 while it is unknown
+  int32_t tokens = 0;
+  int32_t sequences = 0;
+};
 
 struct EngineOptions {
   int32_t max_batch_tokens = 2048;         // token budget of a step, capped by the runner's
@@ -26,11 +36,13 @@ struct EngineOptions {
   bool pipelined = true;          // false: the simple loop, one step at a time (the reference)
   int32_t pipeline_depth = 2;     // steps in flight when pipelined
   bool check_invariants = false;  // BlockPool and slots after each step; always on in debug builds
+  // Called after each collected step, on the engine's thread: must not block. May be empty.
+  std::function<void(const StepTiming&)> on_step;
 };
 
 // A snapshot of load, for GetStatus, routing and metrics.
 struct EngineStats {
-  int32_t waiting_requests = 0;
+  int32_t waiting_requests = 0;  // that did not begin yet
   int32_t running_sequences = 0;
   int32_t free_blocks = 0;
   int32_t cached_blocks = 0;  // evictable, content kept for sharing
@@ -41,9 +53,10 @@ struct EngineStats {
   uint64_t cached_tokens = 0;  // prompt tokens that were not computed because they were cached
   uint64_t generated_tokens = 0;
   uint64_t preemptions = 0;
-  uint64_t cancelled = 0;
-  uint64_t finished = 0;
-  double last_step_seconds = 0;
+  uint64_t cancelled = 0;             // requests
+  uint64_t finished = 0;              // requests that ended otherwise
+  double last_step_seconds = 0;       // run time of the last collected step
+  double predicted_step_seconds = 0;  // of the step submitted last; 0 while unknown
   bool recovering = false;
   bool draining = false;
 };
@@ -60,8 +73,9 @@ class Engine {
   ~Engine();  // stops
 
   // Any thread. Refusals are immediate and reach no one else: INVALID_ARGUMENT (a prompt that can't
-  // ever fit, with both numbers), RESOURCE_EXHAUSTED (queue full), UNAVAILABLE (draining or
-  // stopped), ALREADY_EXISTS (key in use).
+  // ever fit, with both numbers), RESOURCE_EXHAUSTED (queue full; a resumed request is taken all
+  // the same), UNAVAILABLE (draining or stopped), ALREADY_EXISTS (key in use). A key can be used
+  // again from the moment its last event is delivered.
   absl::Status Submit(Request request);
 
   // Any thread; an unknown key is ignored. The sequences leave at the next step with
@@ -72,7 +86,8 @@ class Engine {
   EngineStats Stats() const;
 
   // Starts / ends the engine's thread. Stop fails what is in flight with UNAVAILABLE. Drain refuses
-  // new requests and returns true once nothing is left, false at the time-out.
+  // new requests and returns true once nothing is left and all events were delivered, false at the
+  // time-out. None of them may be called by the EventSink.
   void Start();
   bool Drain(absl::Duration timeout);
   void Stop();
@@ -80,7 +95,8 @@ class Engine {
   // OK while running; the runner's error once it was fatal (the process should then end).
   absl::Status status() const;
 
-  // One turn of the loop without a thread (tests): false where there was nothing to do.
+  // One turn of the loop without a thread (tests): false where there was nothing to do. The loop
+  // submits as many steps as may be in flight, then collects one.
   bool StepOnce();
 
  private:

@@ -1,0 +1,180 @@
+// An engine on a FakeModelRunner without a thread, and what its clients would have seen.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <memory>
+#include <numeric>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tests/worker/engine/fake_model_runner.h"
+#include "worker/engine/engine.h"
+
+namespace caravan {
+
+struct Output {
+  std::vector<int32_t> tokens;
+  FinishReason finish = FinishReason::kNone;
+  absl::Status status;
+  int32_t cached_prompt_tokens = 0;
+  int32_t events = 0;
+
+  bool operator==(const Output& other) const {
+    return tokens == other.tokens && finish == other.finish;
+  }
+};
+
+inline std::vector<int32_t> Tokens(int32_t count, int32_t first = 1) {
+  std::vector<int32_t> tokens(count);
+  std::iota(tokens.begin(), tokens.end(), first);
+  return tokens;
+}
+
+inline Request MakeRequest(RequestKey key, std::vector<int32_t> prompt, int32_t max_tokens) {
+  Request request;
+  request.key = key;
+  request.prompt = std::move(prompt);
+  request.sampling.max_tokens = max_tokens;
+  return request;
+}
+
+class EngineHarness {
+ public:
+  EngineHarness(EngineOptions options, const RunnerLimits& limits) : runner_(limits) {
+    options.check_invariants = true;
+    engine_ = std::make_unique<Engine>(
+        options, &runner_, [this](std::vector<TokenEvent> events) { Receive(std::move(events)); },
+        [this] { return now_; });
+  }
+
+  Engine& engine() { return *engine_; }
+  FakeModelRunner& runner() { return runner_; }
+  void Advance(absl::Duration time) { now_ += time; }
+  absl::Time now() const { return now_; }
+
+  absl::Status Submit(const Request& request) {
+    absl::Status status = engine_->Submit(request);
+    if (status.ok()) {
+      num_resumed_[request.key] = request.num_resumed;
+      for (int32_t i = 0; i < request.num_samples; ++i) outputs_.erase({request.key, i});
+    }
+    return status;
+  }
+
+  // Turns until all is quiet. Returns how many.
+  int32_t RunUntilIdle() {
+    int32_t turns = 0;
+    while (engine_->StepOnce()) {
+      EXPECT_LT(++turns, 100000) << "the engine does not come to rest";
+      if (turns >= 100000) break;
+    }
+    return turns;
+  }
+
+  // Turns until a sequence has so many tokens.
+  void RunUntilTokens(RequestKey key, size_t count, int32_t sample = 0) {
+    for (int32_t turns = 0; OutputOf(key, sample).tokens.size() < count; ++turns) {
+      ASSERT_LT(turns, 10000) << "request " << key << " does not get " << count << " tokens";
+      engine_->StepOnce();
+    }
+  }
+
+  const Output& OutputOf(RequestKey key, int32_t sample = 0) { return outputs_[{key, sample}]; }
+  const std::map<std::pair<RequestKey, int32_t>, Output>& outputs() const { return outputs_; }
+  int32_t deliveries() const { return deliveries_; }
+  const std::vector<RequestKey>& first_tokens() const { return first_tokens_; }  // in that order
+  const std::vector<std::string>& errors() const { return errors_; }
+
+  // What the request answers when it runs alone on a machine without limits but the two given.
+  Output Alone(const Request& request, int32_t sample = 0) const {
+    const RunnerLimits& limits = runner_.limits();
+    const int32_t max_length =
+        std::min(limits.max_context_tokens, limits.num_blocks * limits.block_tokens + 1);
+    const int32_t prompt_tokens = static_cast<int32_t>(request.prompt.size()) - request.num_resumed;
+    const auto& stops = request.sampling.stop_token_ids;
+    std::vector<int32_t> tokens = request.prompt;
+    Output output;
+    int32_t generated = request.num_resumed;
+    while (output.finish == FinishReason::kNone) {
+      if (generated >= request.sampling.max_tokens) {
+        output.finish = FinishReason::kLength;
+        break;
+      }
+      const int32_t token = runner_.Draw(tokens, prompt_tokens, request.sampling, sample);
+      tokens.push_back(token);
+      output.tokens.push_back(token);
+      const bool stop = generated >= request.sampling.min_tokens &&
+                        std::find(stops.begin(), stops.end(), token) != stops.end();
+      ++generated;
+      if (stop) {
+        output.finish = FinishReason::kStopToken;
+      } else if (static_cast<int32_t>(tokens.size()) >= max_length) {
+        output.finish = FinishReason::kLength;
+      }
+    }
+    return output;
+  }
+
+  void ExpectAlone(const Request& request) {
+    for (int32_t i = 0; i < request.num_samples; ++i) {
+      const Output alone = Alone(request, i);
+      EXPECT_EQ(OutputOf(request.key, i).tokens, alone.tokens)
+          << "request " << request.key << " sample " << i;
+      EXPECT_STREQ(NameOf(OutputOf(request.key, i).finish), NameOf(alone.finish));
+    }
+  }
+
+  void ExpectClean() {
+    EXPECT_EQ(runner_.errors(), std::vector<std::string>());
+    EXPECT_EQ(errors_, std::vector<std::string>());
+  }
+  // Nothing runs, and no block has leaked.
+  void ExpectEmpty() {
+    const EngineStats stats = engine_->Stats();
+    EXPECT_EQ(stats.used_blocks, 0);
+    EXPECT_EQ(stats.free_blocks + stats.cached_blocks, stats.total_blocks);
+    EXPECT_EQ(stats.running_sequences, 0);
+    EXPECT_EQ(stats.waiting_requests, 0);
+    EXPECT_TRUE(engine_->Drain(absl::ZeroDuration()));
+    ExpectClean();
+  }
+
+ private:
+  void Fail(std::string error) {
+    if (errors_.size() < 20) errors_.push_back(std::move(error));
+  }
+
+  void Receive(std::vector<TokenEvent> events) {
+    ++deliveries_;
+    for (TokenEvent& event : events) {
+      const std::string name = absl::StrCat("request ", event.key, " sample ", event.sample_index);
+      Output& output = outputs_[{event.key, event.sample_index}];
+      if (output.finish != FinishReason::kNone) Fail(name + " goes on after its end");
+      const size_t position = num_resumed_[event.key] + output.tokens.size();
+      if (static_cast<size_t>(event.first_position) != position) {
+        Fail(absl::StrCat(name, " goes on at ", event.first_position, ", not ", position));
+      }
+      if (output.events++ == 0) {
+        output.cached_prompt_tokens = event.cached_prompt_tokens;
+        if (!event.tokens.empty()) first_tokens_.push_back(event.key);
+      }
+      for (const EmittedToken& token : event.tokens) output.tokens.push_back(token.token_id);
+      output.finish = event.finish;
+      output.status = event.status;
+    }
+  }
+
+  FakeModelRunner runner_;
+  absl::Time now_ = absl::FromUnixSeconds(1000000);
+  std::map<std::pair<RequestKey, int32_t>, Output> outputs_;
+  std::map<RequestKey, int32_t> num_resumed_;
+  std::vector<RequestKey> first_tokens_;
+  std::vector<std::string> errors_;
+  int32_t deliveries_ = 0;
+  std::unique_ptr<Engine> engine_;
+};
+
+}  // namespace caravan

@@ -1,0 +1,30 @@
+#include "worker/engine/sequence.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace caravan {
+
+SequenceRank RankOf(const Request& request, absl::Time arrival, uint64_t order,
+                    int32_t sample_index) {
+  const absl::Time start = std::min(arrival, request.deadline - kHeadStartOfDeadline);
+  return {start + request.priority * kHeadStartPerPriority, order, sample_index};
+}
+
+Sequence::Sequence(std::shared_ptr<const Request> r, SequenceRank sequence_rank,
+                   int32_t block_tokens)
+    : request(std::move(r)), rank(sequence_rank), tokens(request->prompt), table(block_tokens) {}
+
+FinishReason Sequence::Append(int32_t token, int32_t max_length) {
+  const SamplingParams& sampling = request->sampling;
+  const auto& stops = sampling.stop_token_ids;
+  // The runner bans stop ids until min_tokens are there, but not where they are forced otherwise.
+  const bool stop = emitted() >= sampling.min_tokens &&
+                    std::find(stops.begin(), stops.end(), token) != stops.end();
+  tokens.push_back(token);
+  if (stop) return FinishReason::kStopToken;
+  const bool full = emitted() >= sampling.max_tokens || known() >= max_length;
+  return full ? FinishReason::kLength : FinishReason::kNone;
+}
+
+}  // namespace caravan
