@@ -16,11 +16,11 @@ struct TokenBias {
 
 // Parameters of one row; everything is applied in the order of the fields, all in float32.
 struct SamplingRow {
-  std::span<const TokenBias>
-      biases;  // logit bias, bad words, stop ids below min_tokens; ids may repeat
+  // Logit bias, bad words, stop ids below min_tokens; ids may repeat.
+  std::span<const TokenBias> biases = {};
   // How often each token occurs: low 31 bits count the generated ones, bit 31 says that it is in
   // the prompt. Empty without penalties. [vocab]
-  std::span<const uint32_t> token_counts;
+  std::span<const uint32_t> token_counts = {};
   float repetition_penalty =
       1;  // logit l of a token in prompt or output: l > 0 ? l / r : l · r  (arXiv:1909.05858)
   float frequency_penalty = 0;  // l -= frequency_penalty · count in the output
@@ -32,9 +32,9 @@ struct SamplingRow {
                     // top_p; at least one
   float min_p = 0;  // then those whose probability is at least min_p times the greatest one's
   // The draw: Philox4x32-10 (Salmon et al. 2011), key = seed, counter = (position low,
-  // sample_index, purpose, id / 4), word id % 4 makes a uniform u in (0, 1); the kept id with the
-  // greatest l - log(-log u) wins (Gumbel-max), so the draw depends on nothing but the request and
-  // the logits.
+  // sample_index, purpose, id / 4), word w = id % 4 makes a uniform u = 1 - (w + 1/2) / 2^32; the
+  // kept id with the greatest l - log(-log u) wins (Gumbel-max), ties by lower id, so the draw
+  // depends on nothing but the request and the logits.
   uint64_t seed = 0;
   int64_t position = 0;  // absolute position of the token that is being drawn
   uint32_t sample_index = 0;
