@@ -1,0 +1,151 @@
+// caravan chat: a conversation. The tokenizer service, the only one that knows chat formats, turns
+// it into token ids; the gateway generates the answers.
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdio>
+#include <iostream>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "absl/time/clock.h"
+#include "caravan/v1/tokenizer.grpc.pb.h"
+#include "cli/cluster_state.h"
+#include "cli/commands.h"
+#include "cli/generation_client.h"
+#include "cli/request_options.h"
+#include "cli/terminal.h"
+#include "common/server.h"
+#include "common/shutdown_signal.h"
+
+namespace caravan {
+namespace {
+
+constexpr absl::Duration kTemplateTimeout = absl::Seconds(10);
+
+struct ChatOptions {
+  RequestOptions request;
+  std::string tokenizer;
+  std::string system;
+  std::string format = "auto";
+};
+
+// One conversation; Ctrl-C ends the answer that is being written, or the program between answers.
+class Chat {
+ public:
+  explicit Chat(const ChatOptions& flags)
+      : flags_(flags),
+        gateway_(MakeChannel(ResolveGatewayAddress(flags.request.address))),
+        tokenizer_(v1::Tokenizer::NewStub(MakeChannel(flags.tokenizer))) {
+    Reset();
+    interrupt_ = std::thread([this] { WatchSignals(); });
+    interrupt_.detach();  // lives as long as the process, which nothing else waits for
+  }
+
+  void Reset() {
+    conversation_.clear_messages();
+    if (!flags_.system.empty()) AddMessage("system", flags_.system);
+  }
+
+  absl::Status Answer(const std::string& text) {
+    AddMessage("user", text);
+    grpc::ClientContext context;
+    context.set_deadline(absl::ToChronoTime(absl::Now() + kTemplateTimeout));
+    v1::ApplyChatTemplateResponse prompt;
+    const grpc::Status status = tokenizer_->ApplyChatTemplate(&context, conversation_, &prompt);
+    if (!status.ok()) return FromGrpcStatus(status);
+    v1::GenerateRequest request = flags_.request.MakeRequest();
+    *request.add_prompt()->mutable_token_ids()->mutable_ids() = prompt.token_ids();
+    for (const std::string& stop : prompt.stop_strings()) {
+      request.mutable_stopping()->add_stop_strings(stop);
+    }
+    GenerationClient client(gateway_, flags_.request.MakeRetry());
+    running_ = &client;
+    const absl::StatusOr<GenerationResult> result =
+        client.Generate(request, [](const v1::GenerateResponse& event) {
+          return !event.has_tokens() || WriteOut(event.tokens().text());
+        });
+    running_ = nullptr;
+    WriteOut("\n");
+    if (result.ok()) AddMessage("assistant", result->text);
+    return absl::IsCancelled(result.status()) ? absl::OkStatus() : result.status();
+  }
+
+ private:
+  void AddMessage(const std::string& role, const std::string& content) {
+    v1::ChatMessage& message = *conversation_.add_messages();
+    message.set_role(role);
+    message.set_content(content);
+    conversation_.set_add_generation_prompt(true);
+    conversation_.set_format(flags_.format);
+  }
+
+  void WatchSignals() {
+    constexpr int kExitInterrupted = 130;
+    while (true) {
+      signal_.Wait();
+      GenerationClient* client = running_;
+      if (client == nullptr) {
+        WriteOut("\n");
+        _exit(kExitInterrupted);
+      }
+      client->Cancel();
+    }
+  }
+
+  ChatOptions flags_;
+  ShutdownSignal signal_;
+  std::shared_ptr<grpc::Channel> gateway_;
+  std::unique_ptr<v1::Tokenizer::Stub> tokenizer_;
+  v1::ApplyChatTemplateRequest conversation_;
+  std::atomic<GenerationClient*> running_ = nullptr;
+  std::thread interrupt_;
+};
+
+absl::Status RunChat(const ChatOptions& flags) {
+  Chat chat(flags);
+  const bool is_terminal = isatty(STDIN_FILENO) == 1;
+  if (is_terminal) {
+    std::fputs("/reset starts anew, /exit or Ctrl-D ends, Ctrl-C stops an answer\n", stderr);
+  }
+  std::string line;
+  while (true) {
+    if (is_terminal) std::fputs("you> ", stderr);
+    if (!std::getline(std::cin, line) || line == "/exit") return absl::OkStatus();
+    if (line.empty()) continue;
+    if (line == "/reset") {
+      chat.Reset();
+      continue;
+    }
+    const absl::Status status = chat.Answer(line);
+    if (!status.ok()) return status;
+  }
+}
+
+}  // namespace
+
+int ChatCommand(const std::vector<std::string>& words) {
+  ChatOptions flags;
+  Options options("chat", "",
+                  "A conversation on the terminal, or one message a line from standard input.");
+  flags.request.AddTo(&options);
+  options.Add("tokenizer", &flags.tokenizer,
+              "host:port of a tokenizer service; the running cluster's if not given");
+  options.Add("system", &flags.system, "a message that says how to answer");
+  options.Add("format", &flags.format, "auto (the model's own), llama2, llama3 or plain");
+  options.ParseOrExit(words);
+  flags.request.CheckOrExit(options);
+  if (flags.tokenizer.empty()) {
+    const std::optional<ClusterState> state = ReadClusterState();
+    if (!state.has_value()) {
+      options.Fail(
+          "no cluster runs on this host; start one with `caravan up`, or say where one is "
+          "with --address and --tokenizer");
+    }
+    flags.tokenizer = state->tokenizer_address;
+  }
+  return Report("chat", RunChat(flags));
+}
+
+}  // namespace caravan

@@ -1,0 +1,92 @@
+#include "cli/cluster_flags.h"
+
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "cli/preflight.h"
+
+namespace caravan {
+namespace {
+
+std::vector<std::string> SplitFlags(const std::string& text) {
+  return absl::StrSplit(text, ' ', absl::SkipEmpty());
+}
+
+// "/models/llama-7b/" → "llama-7b".
+std::string LastPart(std::string path) {
+  while (path.size() > 1 && path.back() == '/') path.pop_back();
+  return path.substr(path.rfind('/') + 1);
+}
+
+}  // namespace
+
+void ClusterFlags::AddTo(Options* options) {
+  options->Add("model", &model, "folder of the model, in the layout of Hugging Face");
+  options->Add("model_name", &model_name, "what clients call it (default: the folder's name)");
+  options->Add("tensor_parallel", &tensor_parallel, "workers that share one copy of the model");
+  options->Add("replicas", &replicas, "copies of the model");
+  options->Add("host", &host, "address the gateway listens on; 0.0.0.0 serves other hosts too");
+  options->Add("gateway_port", &gateway_port, "gRPC port of the gateway; 0 = a free one");
+  options->Add("metrics_port", &metrics_port, "its port for Prometheus; 0 = a free one");
+  options->Add("tokenizer_port", &tokenizer_port, "gRPC port of the tokenizer; 0 = a free one");
+  options->Add("dtype", &dtype, "auto, float32, bfloat16 or float16 (default: the worker's)");
+  options->Add("load_format", &load_format, "auto or dummy (random weights)");
+  options->Add("kv_cache_bytes", &kv_cache_bytes, "memory of each worker for keys and values");
+  options->Add("max_batch_tokens", &max_batch_tokens, "most tokens in one step");
+  options->Add("worker_flags", &worker_flags, "further flags of each worker, separated by spaces");
+  options->Add("gateway_flags", &gateway_flags, "the same for the gateway");
+  options->Add("tokenizer_flags", &tokenizer_flags, "the same for the tokenizer");
+  options->Add("drain_timeout_ms", &drain_timeout_ms,
+               "time that requests in flight get at the end");
+  options->Add("log_dir", &log_dir, "folder for one log file a process");
+}
+
+ClusterOptions ClusterFlags::MakeOrExit(const Options& options) const {
+  const struct {
+    const char* name;
+    int64_t value;
+    int64_t least;
+    int64_t most;
+  } numbers[] = {{"tensor_parallel", tensor_parallel, 1, 64},
+                 {"replicas", replicas, 1, 64},
+                 {"gateway_port", gateway_port, 0, 65535},
+                 {"metrics_port", metrics_port, 0, 65535},
+                 {"tokenizer_port", tokenizer_port, 0, 65535},
+                 {"drain_timeout_ms", drain_timeout_ms, 0, std::numeric_limits<int>::max()}};
+  for (const auto& number : numbers) {
+    if (number.value < number.least || number.value > number.most) {
+      options.Fail(absl::StrCat("--", number.name, " is ", number.value, "; it must be from ",
+                                number.least, " to ", number.most));
+    }
+  }
+  ClusterOptions cluster;
+  cluster.program_folder = OwnProgramFolder();
+  cluster.model = model;
+  cluster.model_name = model_name.empty() ? LastPart(model) : model_name;
+  cluster.tensor_parallel = static_cast<int>(tensor_parallel);
+  cluster.replicas = static_cast<int>(replicas);
+  cluster.host = host;
+  cluster.gateway_port = static_cast<int>(gateway_port);
+  cluster.metrics_port = static_cast<int>(metrics_port);
+  cluster.tokenizer_port = static_cast<int>(tokenizer_port);
+  cluster.drain_timeout_ms = static_cast<int>(drain_timeout_ms);
+  for (const auto& [name, value] : {std::pair{"dtype", &dtype},
+                                    {"load_format", &load_format},
+                                    {"kv_cache_bytes", &kv_cache_bytes},
+                                    {"max_batch_tokens", &max_batch_tokens}}) {
+    if (!value->empty()) cluster.worker_flags.push_back(absl::StrCat("--", name, "=", *value));
+  }
+  for (const std::string& flag : SplitFlags(worker_flags)) cluster.worker_flags.push_back(flag);
+  cluster.gateway_flags = SplitFlags(gateway_flags);
+  cluster.tokenizer_flags = SplitFlags(tokenizer_flags);
+  return cluster;
+}
+
+std::string RepositoryFolder() {
+  std::string folder = OwnProgramFolder();  // REPOSITORY/build/PRESET/bin
+  for (int i = 0; i < 3; ++i) folder = folder.substr(0, folder.rfind('/'));
+  return folder;
+}
+
+}  // namespace caravan

@@ -1,0 +1,39 @@
+// The options of `up` and `demo` that say what to start.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "cli/cluster.h"
+#include "cli/options.h"
+
+namespace caravan {
+
+struct ClusterFlags {
+  std::string model;
+  std::string model_name;
+  int64_t tensor_parallel = 1;
+  int64_t replicas = 1;
+  std::string host = "127.0.0.1";
+  int64_t gateway_port = 0;
+  int64_t metrics_port = 0;
+  int64_t tokenizer_port = 0;
+  std::string dtype;
+  std::string load_format;
+  std::string kv_cache_bytes;
+  std::string max_batch_tokens;
+  std::string worker_flags;
+  std::string gateway_flags;
+  std::string tokenizer_flags;
+  int64_t drain_timeout_ms = 30000;
+  std::string log_dir;
+
+  void AddTo(Options* options);
+  // Ends the process with 2 where a number is out of range.
+  ClusterOptions MakeOrExit(const Options& options) const;
+};
+
+// The top folder of the repository that this program was built in.
+std::string RepositoryFolder();
+
+}  // namespace caravan

@@ -1,0 +1,34 @@
+// Asks the processes of a starting cluster how far they are.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "caravan/v1/generation.grpc.pb.h"
+#include "caravan/v1/worker.grpc.pb.h"
+#include "cli/cluster.h"
+#include "grpc/health/v1/health.grpc.pb.h"
+
+namespace caravan {
+
+class ReadinessProbe {
+ public:
+  ReadinessProbe(const std::vector<std::string>& leaders, const std::string& gateway);
+
+  // Blocks for at most a fraction of a second.
+  LoadProgress Ask();
+
+  // As of the last Ask: every replica is ready, the gateway serves and knows all of them.
+  bool ready() const { return ready_; }
+
+ private:
+  bool GatewayServesAll();
+
+  std::vector<std::unique_ptr<v1::Worker::Stub>> leaders_;
+  std::unique_ptr<grpc::health::v1::Health::Stub> gateway_health_;
+  std::unique_ptr<v1::Generation::Stub> gateway_;
+  bool ready_ = false;
+};
+
+}  // namespace caravan
