@@ -5,6 +5,7 @@
 #include <cmath>
 #include <vector>
 
+#include "kernels/philox.h"
 #include "worker/model/number_format.h"
 
 namespace caravan {
@@ -40,22 +41,6 @@ const std::vector<float>& Quantiles() {
   return *table;
 }
 
-std::array<uint32_t, 4> Philox(uint64_t key, uint64_t counter) {
-  std::array<uint32_t, 4> c = {static_cast<uint32_t>(counter), static_cast<uint32_t>(counter >> 32),
-                               0, 0};
-  auto key0 = static_cast<uint32_t>(key);
-  auto key1 = static_cast<uint32_t>(key >> 32);
-  for (int round = 0; round < 10; ++round) {
-    const uint64_t product0 = uint64_t{0xD2511F53} * c[0];
-    const uint64_t product1 = uint64_t{0xCD9E8D57} * c[2];
-    c = {static_cast<uint32_t>(product1 >> 32) ^ c[1] ^ key0, static_cast<uint32_t>(product1),
-         static_cast<uint32_t>(product0 >> 32) ^ c[3] ^ key1, static_cast<uint32_t>(product0)};
-    key0 += 0x9E3779B9;
-    key1 += 0xBB67AE85;
-  }
-  return c;
-}
-
 }  // namespace
 
 uint64_t DummyKey(std::string_view tensor_name) {
@@ -74,10 +59,12 @@ void FillDummy(uint64_t key, int64_t first, DType dtype, int64_t count, void* ta
     const int64_t skip = index % kElementsPerDraw;
     const int64_t n = std::min<int64_t>(count - done, static_cast<int64_t>(values.size()) - skip);
     for (int64_t i = 0; i < skip + n; i += kElementsPerDraw) {
-      const auto words = Philox(key, static_cast<uint64_t>((index - skip + i) / kElementsPerDraw));
+      const auto draw = static_cast<uint64_t>((index - skip + i) / kElementsPerDraw);
+      const PhiloxWords words =
+          Philox4x32(key, {{static_cast<uint32_t>(draw), static_cast<uint32_t>(draw >> 32), 0, 0}});
       for (size_t w = 0; w < 4; ++w) {
-        values[static_cast<size_t>(i) + 2 * w] = quantiles[words[w] & 0xffff];
-        values[static_cast<size_t>(i) + 2 * w + 1] = quantiles[words[w] >> 16];
+        values[static_cast<size_t>(i) + 2 * w] = quantiles[words.word[w] & 0xffff];
+        values[static_cast<size_t>(i) + 2 * w + 1] = quantiles[words.word[w] >> 16];
       }
     }
     ConvertElements(values.data() + skip, DType::kFloat32, out + done * SizeOf(dtype), dtype, n);
