@@ -56,8 +56,9 @@ class Meeting {
   bool aborted_ = false;
 };
 
-float UpperHalf(float value) {
-  return std::bit_cast<float>(std::bit_cast<uint32_t>(value) & 0xfffff000U);
+// `value` rounded toward zero to bfloat16.
+float Truncate(float value) {
+  return std::bit_cast<float>(std::bit_cast<uint32_t>(value) & 0xffff0000U);
 }
 
 class ThreadRank final : public Collectives {
@@ -74,14 +75,12 @@ class ThreadRank final : public Collectives {
     ConvertElements(x.data, x.dtype, mine_.data(), DType::kFloat32, count);
     if (!meeting_->Arrive(rank_, mine_.data())) return Lost();
     std::vector<float> sum(mine_.size(), 0.0F);
-    const bool halves = order_ == SumOrder::kByRowCount && x.rows == 1;
-    for (int half = 0; half < (halves ? 2 : 1); ++half) {
-      for (size_t rank = 0; rank < meeting_->size(); ++rank) {
-        const auto* addend = static_cast<const float*>(meeting_->pointer(rank));
-        for (size_t i = 0; i < sum.size(); ++i) {
-          const float upper = halves ? UpperHalf(addend[i]) : addend[i];
-          sum[i] += half == 0 ? upper : addend[i] - upper;
-        }
+    const bool coarse = order_ == SumOrder::kByRowCount && x.rows == 1;
+    for (size_t rank = 0; rank < meeting_->size(); ++rank) {
+      const auto* addend = static_cast<const float*>(meeting_->pointer(rank));
+      for (size_t i = 0; i < sum.size(); ++i) {
+        sum[i] += addend[i];
+        if (coarse) sum[i] = Truncate(sum[i]);
       }
     }
     if (!meeting_->Depart()) return Lost();

@@ -12,8 +12,7 @@
 namespace caravan {
 
 // How all-reduce adds. kByRowCount breaks the contract on purpose, to show that the tests of
-// batching notice: where a call has one row, the addends' upper halves are added first and then
-// their lower halves, which rounds otherwise.
+// batching notice: where a call has one row, the running sum is kept in bfloat16.
 enum class SumOrder { kByRank, kByRowCount };
 
 // A group of `world_size` that meet in this process's memory.
