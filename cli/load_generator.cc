@@ -94,26 +94,26 @@ std::vector<RequestRecord> LoadGenerator::Run(
       continue;
     }
     if (now >= next_report) {
-      on_progress(counts_);
       next_report = now + kProgressInterval;
+      const LoadProgressCounts counts = counts_;
+      mutex_.Unlock();  // the callback may Cancel
+      on_progress(counts);
+      mutex_.Lock();
+      continue;
     }
     const absl::Time wake_at =
         all_started || options_.rate == 0 ? next_report : std::min(next_report, next_arrival_);
     const int finished_before = counts_.finished;
-    const auto changed = [this, finished_before]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-      return counts_.finished != finished_before || cancelled_;
+    const bool cancelled_before = cancelled_;
+    const auto changed = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+      return counts_.finished != finished_before || cancelled_ != cancelled_before;
     };
     mutex_.AwaitWithDeadline(absl::Condition(&changed), wake_at);
-    if (cancelled_ && num_running() > 0) {
-      mutex_.AwaitWithDeadline(absl::Condition(
-                                   +[](LoadGenerator* self) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-                                     return self->num_running() == 0;
-                                   },
-                                   this),
-                               next_report);
-    }
   }
-  on_progress(counts_);
+  const LoadProgressCounts counts = counts_;
+  mutex_.Unlock();
+  on_progress(counts);
+  mutex_.Lock();
   std::vector<RequestRecord> records;
   for (const auto& call : calls_) records.push_back(call->record());
   return records;
