@@ -1,0 +1,103 @@
+#include "gateway/config.h"
+
+#include "absl/flags/flag.h"
+#include "common/flags.h"
+#include "common/status.h"
+
+using caravan::GatewayConfig;
+
+ABSL_FLAG(std::string, listen_address, GatewayConfig{}.listen_address,
+          "Where clients connect (gRPC), host:port; port 0 takes a free one.");
+ABSL_FLAG(std::string, metrics_address, GatewayConfig{}.metrics_address,
+          "Where Prometheus scrapes /metrics, host:port; port 0 takes a free one.");
+ABSL_FLAG(std::vector<std::string>, replicas, {},
+          "Leaders (rank 0) of the replicas: host:port,host:port,… At least one.");
+ABSL_FLAG(std::vector<std::string>, tokenizers, {},
+          "Tokenizer services: host:port,host:port,… At least one.");
+ABSL_FLAG(std::string, port_file, "",
+          "File to write the ports in use to, as grpc=PORT and metrics=PORT lines.");
+ABSL_FLAG(int, max_message_bytes, GatewayConfig{}.max_message_bytes,
+          "Largest message taken from a client; a larger one ends its own stream.");
+ABSL_FLAG(int, tokenizer_timeout_ms, GatewayConfig{}.tokenizer_timeout_ms,
+          "How long a request waits for a tokenizer that can't be reached.");
+ABSL_FLAG(int, drain_timeout_ms, GatewayConfig{}.drain_timeout_ms,
+          "After SIGTERM: how long requests in flight may take to finish.");
+ABSL_FLAG(int, lameduck_ms, GatewayConfig{}.lameduck_ms,
+          "After SIGTERM: how long new requests are still taken (readiness is false at once).");
+ABSL_FLAG(int, max_inflight_requests, GatewayConfig{}.admission.max_inflight_requests,
+          "Requests of a model in flight at once; more wait.");
+ABSL_FLAG(int, max_queued_requests, GatewayConfig{}.admission.max_queued_requests,
+          "Requests of a model that may wait; more are refused.");
+ABSL_FLAG(int, max_requests_per_client, GatewayConfig{}.admission.max_requests_per_client,
+          "Requests of one client address waiting or in flight; 0 = no limit.");
+ABSL_FLAG(int, queue_timeout_ms, GatewayConfig{}.admission.queue_timeout_ms,
+          "How long a request may wait for its turn and for a ready replica.");
+ABSL_FLAG(int, max_buffered_tokens, GatewayConfig{}.output.max_buffered_tokens,
+          "Tokens kept for one request whose client reads slowly; beyond, the request ends.");
+ABSL_FLAG(int, max_buffered_bytes, GatewayConfig{}.output.max_buffered_bytes,
+          "Bytes kept for one request whose client reads slowly; beyond, the request ends.");
+ABSL_FLAG(int, slow_reader_timeout_ms, GatewayConfig{}.output.slow_reader_timeout_ms,
+          "How long an ended request's output may wait for a client that reads nothing.");
+
+namespace caravan {
+namespace {
+
+absl::Status CheckAtLeast(const char* flag, int value, int least) {
+  if (value >= least) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("--", flag, " is ", value, "; it must be at least ", least));
+}
+
+absl::Status CheckAddresses(const char* flag, const std::vector<std::string>& addresses) {
+  if (addresses.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--", flag, " is empty; give at least one host:port"));
+  }
+  for (const std::string& address : addresses) RETURN_IF_ERROR(CheckAddress(flag, address));
+  return absl::OkStatus();
+}
+
+absl::Status Check(const GatewayConfig& config) {
+  RETURN_IF_ERROR(CheckAddress("listen_address", config.listen_address));
+  RETURN_IF_ERROR(CheckAddress("metrics_address", config.metrics_address));
+  RETURN_IF_ERROR(CheckAddresses("replicas", config.replicas));
+  RETURN_IF_ERROR(CheckAddresses("tokenizers", config.tokenizers));
+  RETURN_IF_ERROR(CheckAtLeast("max_message_bytes", config.max_message_bytes, 1024));
+  RETURN_IF_ERROR(CheckAtLeast("tokenizer_timeout_ms", config.tokenizer_timeout_ms, 1));
+  RETURN_IF_ERROR(CheckAtLeast("drain_timeout_ms", config.drain_timeout_ms, 0));
+  RETURN_IF_ERROR(CheckAtLeast("lameduck_ms", config.lameduck_ms, 0));
+  const AdmissionLimits& admission = config.admission;
+  RETURN_IF_ERROR(CheckAtLeast("max_inflight_requests", admission.max_inflight_requests, 1));
+  RETURN_IF_ERROR(CheckAtLeast("max_queued_requests", admission.max_queued_requests, 0));
+  RETURN_IF_ERROR(CheckAtLeast("max_requests_per_client", admission.max_requests_per_client, 0));
+  RETURN_IF_ERROR(CheckAtLeast("queue_timeout_ms", admission.queue_timeout_ms, 1));
+  RETURN_IF_ERROR(CheckAtLeast("max_buffered_tokens", config.output.max_buffered_tokens, 1));
+  RETURN_IF_ERROR(CheckAtLeast("max_buffered_bytes", config.output.max_buffered_bytes, 1024));
+  return CheckAtLeast("slow_reader_timeout_ms", config.output.slow_reader_timeout_ms, 1);
+}
+
+}  // namespace
+
+absl::StatusOr<GatewayConfig> LoadGatewayConfig() {
+  GatewayConfig config;
+  config.listen_address = absl::GetFlag(FLAGS_listen_address);
+  config.metrics_address = absl::GetFlag(FLAGS_metrics_address);
+  config.replicas = absl::GetFlag(FLAGS_replicas);
+  config.tokenizers = absl::GetFlag(FLAGS_tokenizers);
+  config.port_file = absl::GetFlag(FLAGS_port_file);
+  config.max_message_bytes = absl::GetFlag(FLAGS_max_message_bytes);
+  config.tokenizer_timeout_ms = absl::GetFlag(FLAGS_tokenizer_timeout_ms);
+  config.drain_timeout_ms = absl::GetFlag(FLAGS_drain_timeout_ms);
+  config.lameduck_ms = absl::GetFlag(FLAGS_lameduck_ms);
+  config.admission.max_inflight_requests = absl::GetFlag(FLAGS_max_inflight_requests);
+  config.admission.max_queued_requests = absl::GetFlag(FLAGS_max_queued_requests);
+  config.admission.max_requests_per_client = absl::GetFlag(FLAGS_max_requests_per_client);
+  config.admission.queue_timeout_ms = absl::GetFlag(FLAGS_queue_timeout_ms);
+  config.output.max_buffered_tokens = absl::GetFlag(FLAGS_max_buffered_tokens);
+  config.output.max_buffered_bytes = absl::GetFlag(FLAGS_max_buffered_bytes);
+  config.output.slow_reader_timeout_ms = absl::GetFlag(FLAGS_slow_reader_timeout_ms);
+  RETURN_IF_ERROR(Check(config));
+  return config;
+}
+
+}  // namespace caravan

@@ -1,0 +1,51 @@
+// What the gateway can be told. Defaults live here; flags of the same names point at them.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+namespace caravan {
+
+// Bounds on what one model's clients may ask for at once.
+struct AdmissionLimits {
+  // Requests of a model that are encoded, run or deliver at once. More wait in the queue.
+  int max_inflight_requests = 2048;
+  // Requests of a model that wait: for a place in flight, or for a replica to be ready. More are
+  // refused with RESOURCE_EXHAUSTED.
+  int max_queued_requests = 4096;
+  // Requests of one client (its address) that wait or are in flight; 0 = no limit.
+  int max_requests_per_client = 0;
+  // A request that waits longer ends with UNAVAILABLE (no replica ready) or RESOURCE_EXHAUSTED.
+  int queue_timeout_ms = 30000;
+};
+
+// Bounds on what is kept for a client that reads slowly. A request that passes one of them ends
+// with RESOURCE_EXHAUSTED after the tokens that it has buffered.
+struct OutputLimits {
+  int max_buffered_tokens = 4096;      // of one request
+  int max_buffered_bytes = 1 << 20;    // of one request: text, ids and log probabilities
+  int slow_reader_timeout_ms = 30000;  // a request that ended but can't be written: stream broken
+};
+
+struct GatewayConfig {
+  std::string listen_address = "0.0.0.0:8001";   // gRPC: the native API, health, reflection
+  std::string metrics_address = "0.0.0.0:8002";  // http://…/metrics
+  std::vector<std::string> replicas;             // host:port of the leader (rank 0) of each
+  std::vector<std::string> tokenizers;           // host:port of each
+  std::string port_file;                         // "grpc=PORT\nmetrics=PORT\n", written atomically
+  int max_message_bytes = 16 << 20;  // of one received message; a larger one ends its own stream
+  int tokenizer_timeout_ms =
+      5000;                      // how long a request waits for a tokenizer that can't be reached
+  int drain_timeout_ms = 30000;  // SIGTERM: time for requests in flight to finish
+  int lameduck_ms = 0;  // SIGTERM: time during which new requests are still taken, not ready though
+  AdmissionLimits admission;
+  OutputLimits output;
+};
+
+// From flags; INVALID_ARGUMENT names the flag and the limit.
+absl::StatusOr<GatewayConfig> LoadGatewayConfig();
+
+}  // namespace caravan

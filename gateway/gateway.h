@@ -1,0 +1,47 @@
+// A whole gateway: loop, dispatcher, front doors, server, metrics. What main runs and tests start.
+#pragma once
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "common/metrics.h"
+#include "common/server.h"
+#include "gateway/config.h"
+#include "gateway/event_loop.h"
+#include "gateway/generation/dispatcher.h"
+#include "gateway/metrics.h"
+#include "gateway/native/service.h"
+
+namespace caravan {
+
+// Threads: the event loop, gRPC's own, and the metrics server's. All state of requests is the
+// loop's (see event_loop.h); this object is used by the thread that made it.
+class Gateway {
+ public:
+  // Listens. Health is SERVING once a replica and a tokenizer have been reached.
+  static absl::StatusOr<std::unique_ptr<Gateway>> Start(const GatewayConfig& config);
+  ~Gateway();  // ends what is left
+
+  int port() const { return server_->port(); }
+  int metrics_port() const { return metrics_server_->port(); }
+  GatewayMetrics& metrics() { return metrics_; }
+
+  // Health turns NOT_SERVING at once; new requests are taken for lameduck_ms more; then sessions
+  // are told to leave, and this waits until every request has ended, drain_timeout_ms at most.
+  // Returns the number of requests that had to be cut off.
+  int Drain();
+
+ private:
+  explicit Gateway(const GatewayConfig& config);
+
+  const GatewayConfig config_;
+  MetricsRegistry registry_;
+  GatewayMetrics metrics_;
+  EventLoop loop_;
+  std::unique_ptr<Dispatcher> dispatcher_;  // made and destroyed on the loop
+  std::unique_ptr<NativeService> native_;
+  std::unique_ptr<MetricsServer> metrics_server_;
+  std::unique_ptr<GrpcServer> server_;
+};
+
+}  // namespace caravan

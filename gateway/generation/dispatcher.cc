@@ -1,0 +1,100 @@
+#include "gateway/generation/dispatcher.h"
+
+#include <utility>
+#include <vector>
+
+#include "common/status.h"
+
+namespace caravan {
+
+Dispatcher::Dispatcher(EventLoop* loop, const GatewayConfig& config, GatewayMetrics* metrics)
+    : loop_(loop),
+      limits_(config.admission),
+      metrics_(metrics),
+      replicas_(loop, config.replicas, metrics, [this] { OnChange(); }),
+      tokenizer_(loop, {config.tokenizers, std::chrono::milliseconds(config.tokenizer_timeout_ms)},
+                 metrics, [this] { OnChange(); }),
+      context_{loop, &replicas_, &tokenizer_, metrics,
+               std::chrono::milliseconds(config.admission.queue_timeout_ms)} {}
+
+Dispatcher::~Dispatcher() { EndAll(absl::UnavailableError("the gateway is shutting down")); }
+
+void Dispatcher::Start(std::function<void()> on_reached) {
+  on_reached_ = std::move(on_reached);
+  replicas_.Start();
+  tokenizer_.Start();
+}
+
+void Dispatcher::OnChange() {
+  for (const auto& [model, served] : *models()) {
+    AdmissionOf(model).SetOpen(replicas_.HasReady(model), EventLoop::Clock::now());
+  }
+  if (on_reached_ != nullptr && !models()->empty() && tokenizer_.vocabulary() != nullptr) {
+    std::exchange(on_reached_, nullptr)();
+  }
+  CountLoad();
+}
+
+Admission& Dispatcher::AdmissionOf(const std::string& model) {
+  std::unique_ptr<Admission>& admission = admissions_[model];
+  if (admission == nullptr) {
+    admission = std::make_unique<Admission>(limits_, [this](uint64_t id) {
+      if (const auto found = generations_.find(id); found != generations_.end()) {
+        const std::shared_ptr<Generation> generation = found->second;
+        generation->Promote();
+      }
+    });
+  }
+  return *admission;
+}
+
+std::shared_ptr<Generation> Dispatcher::Begin(ValidatedRequest request, OutputSink* sink) {
+  const uint64_t id = next_id_++;
+  Admission* admission = &AdmissionOf(request.model().name);
+  auto generation = std::make_shared<Generation>(id, std::move(request), sink, admission, context_,
+                                                 [this, id] { OnEnded(id); });
+  generations_.emplace(id, generation);
+  if (draining_) {
+    generation->Cancel(
+        absl::UnavailableError("the gateway is draining; send the request to another one"));
+  } else {
+    generation->Admit();
+  }
+  CountLoad();
+  return generation;
+}
+
+void Dispatcher::OnEnded(uint64_t id) {
+  const auto found = generations_.find(id);
+  CARAVAN_CHECK(found != generations_.end());
+  // It is still on the stack: let go of it in a task of its own.
+  loop_->Post([ended = std::move(found->second)] {});
+  generations_.erase(found);
+  CountLoad();
+  if (generations_.empty() && on_idle_ != nullptr) std::exchange(on_idle_, nullptr)();
+}
+
+void Dispatcher::CountLoad() {
+  int queued = 0;
+  int inflight = 0;
+  for (const auto& [model, admission] : admissions_) {
+    queued += admission->num_queued();
+    inflight += admission->num_inflight();
+  }
+  metrics_->queued_requests.Set(queued);
+  metrics_->inflight_requests.Set(inflight);
+}
+
+void Dispatcher::Drain(std::function<void()> on_idle) {
+  draining_ = true;
+  if (generations_.empty()) return on_idle();
+  on_idle_ = std::move(on_idle);
+}
+
+void Dispatcher::EndAll(const absl::Status& status) {
+  std::vector<std::shared_ptr<Generation>> all;
+  for (const auto& [id, generation] : generations_) all.push_back(generation);
+  for (const auto& generation : all) generation->Cancel(status);
+}
+
+}  // namespace caravan

@@ -1,0 +1,137 @@
+#include "gateway/native/generate_reactor.h"
+
+#include <utility>
+
+#include "common/log.h"
+#include "common/server.h"
+#include "common/status.h"
+
+namespace caravan {
+namespace {
+
+// The call of a request that validation refused.
+class Refusal : public grpc::ServerWriteReactor<v1::GenerateResponse> {
+ public:
+  explicit Refusal(const absl::Status& status) { Finish(ToGrpcStatus(status)); }
+  void OnDone() override { delete this; }
+};
+
+}  // namespace
+
+GenerateReactor::GenerateReactor(const NativeContext* native, grpc::CallbackServerContext* call)
+    : native_(native), call_(call), keep_alive_(native->loop) {}
+
+grpc::ServerWriteReactor<v1::GenerateResponse>* GenerateReactor::Start(
+    const NativeContext* native, grpc::CallbackServerContext* call,
+    const v1::GenerateRequest* request) {
+  RequestSpec spec = ToSpec(*request, CallInfoOf(*call));
+  const std::string id = spec.request_id;
+  const OutputView view = ViewOf(request->output());
+  absl::StatusOr<ValidatedRequest> validated =
+      ValidatedRequest::Make(std::move(spec), *native->dispatcher->models());
+  if (!validated.ok()) {
+    CountRefusal(*native, id, validated.status());
+    return new Refusal(validated.status());
+  }
+  std::shared_ptr<GenerateReactor> reactor(new GenerateReactor(native, call));
+  reactor->self_ = reactor;
+  native->loop->Post([reactor, view, request = *std::move(validated)]() mutable {
+    reactor->Begin(std::move(request), view);
+  });
+  return reactor.get();
+}
+
+void GenerateReactor::Begin(ValidatedRequest request, OutputView view) {
+  view.vocabulary = native_->dispatcher->vocabulary();
+  buffer_.emplace(native_->limits, view, static_cast<int>(request.spec().num_samples));
+  generation_ = native_->dispatcher->Begin(std::move(request), this);
+  if (cancelled_) generation_->Cancel(absl::CancelledError("the client cancelled the call"));
+}
+
+void GenerateReactor::OnStarted(const StartedInfo& started) {
+  buffer_->Add(started);
+  WriteOrFinish();
+}
+
+absl::Status GenerateReactor::OnChunk(OutputChunk chunk) {
+  const absl::Status status = buffer_->Add(std::move(chunk));
+  if (!status.ok()) native_->metrics->slow_readers.Increment();
+  WriteOrFinish();
+  return status;
+}
+
+void GenerateReactor::OnSampleEnd(SampleEnd end) {
+  if (!end.status.ok()) return;  // the call's own status says so
+  buffer_->Add(std::move(end));
+  WriteOrFinish();
+}
+
+void GenerateReactor::OnEnd(const absl::Status& status) {
+  ended_ = true;
+  status_ = status;
+  if (writing_) WatchSlowReader();
+  WriteOrFinish();
+}
+
+void GenerateReactor::WriteOrFinish() {
+  if (writing_ || finished_) return;
+  if (cancelled_ && ended_) {
+    finished_ = true;
+    return Finish(ToGrpcStatus(status_));
+  }
+  if (cancelled_ || (!ended_ && !buffer_->HasNext())) return;
+  if (!buffer_->HasNext()) {
+    finished_ = true;
+    native_->loop->CancelTimer(&slow_reader_timer_);
+    return Finish(ToGrpcStatus(status_));
+  }
+  message_ = buffer_->Next();
+  writing_ = true;
+  if (ended_) WatchSlowReader();
+  StartWrite(&message_);
+}
+
+// The request is over, its output is not: a client that reads nothing would keep its call, and what
+// is buffered for it, for ever.
+void GenerateReactor::WatchSlowReader() {
+  native_->loop->CancelTimer(&slow_reader_timer_);
+  slow_reader_timer_ =
+      native_->loop->RunAfter(std::chrono::milliseconds(native_->limits.slow_reader_timeout_ms),
+                              [weak = std::weak_ptr<GenerateReactor>(self_)] {
+                                const std::shared_ptr<GenerateReactor> self = weak.lock();
+                                // gRPC can't be done with the call before Finish.
+                                if (self != nullptr && !self->finished_) self->call_->TryCancel();
+                              });
+}
+
+void GenerateReactor::OnWriteDone(bool ok) {
+  native_->loop->Post([self = self_, ok] { self->HandleWriteDone(ok); });
+}
+
+void GenerateReactor::HandleWriteDone(bool ok) {
+  writing_ = false;
+  if (!ok) cancelled_ = true;
+  if (!ok && generation_ != nullptr) {
+    generation_->Cancel(absl::CancelledError("the client is gone"));
+  }
+  WriteOrFinish();
+}
+
+void GenerateReactor::OnCancel() {
+  native_->loop->Post([self = self_] {
+    self->cancelled_ = true;
+    if (self->generation_ == nullptr) return;  // Begin follows
+    self->generation_->Cancel(absl::CancelledError("the client cancelled the call"));
+    self->WriteOrFinish();
+  });
+}
+
+void GenerateReactor::OnDone() {
+  native_->loop->Post([self = self_] {
+    self->native_->loop->CancelTimer(&self->slow_reader_timer_);
+    if (self->generation_ != nullptr) self->generation_->Detach();
+    self->self_ = nullptr;
+  });
+}
+
+}  // namespace caravan

@@ -1,0 +1,147 @@
+// A gateway with fake workers and tokenizers around it, and clients that say what they saw.
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "caravan/v1/generation.grpc.pb.h"
+#include "common/server.h"
+#include "common/status.h"
+#include "gateway/gateway.h"
+#include "grpc/health/v1/health.grpc.pb.h"
+#include "tests/gateway/fake_tokenizer.h"
+#include "tests/gateway/fake_worker.h"
+
+namespace caravan {
+
+inline v1::GenerateRequest TextRequest(const std::string& text, uint32_t max_tokens = 100) {
+  v1::GenerateRequest request;
+  request.add_prompt()->set_text(text);
+  request.mutable_stopping()->set_max_tokens(max_tokens);
+  request.mutable_output()->set_token_ids(true);
+  return request;
+}
+
+// Everything that came for one request.
+struct Seen {
+  v1::Started started;
+  std::string text;
+  std::vector<int32_t> ids;
+  std::vector<v1::TokenEvent> events;
+  v1::Finished finished;
+  grpc::Status status;
+
+  void Add(const v1::GenerateResponse& response) {
+    if (response.has_started()) started = response.started();
+    if (response.has_finished()) finished = response.finished();
+    if (!response.has_tokens()) return;
+    events.push_back(response.tokens());
+    text.append(response.tokens().text());
+    ids.insert(ids.end(), response.tokens().token_ids().begin(),
+               response.tokens().token_ids().end());
+  }
+};
+
+// A Generate call under way.
+class GenerateCall {
+ public:
+  GenerateCall(v1::Generation::Stub* stub, const v1::GenerateRequest& request,
+               const std::string& request_id = "") {
+    if (!request_id.empty()) context_.AddMetadata(kRequestIdKey, request_id);
+    context_.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(60));
+    reader_ = stub->Generate(&context_, request);
+  }
+
+  // The next message, added to what was seen; false at the end, when the status stands.
+  bool Read() {
+    v1::GenerateResponse response;
+    if (!reader_->Read(&response)) {
+      seen_.status = reader_->Finish();
+      return false;
+    }
+    seen_.Add(response);
+    return true;
+  }
+  const Seen& ReadAll() {
+    while (Read()) {
+    }
+    return seen_;
+  }
+  const Seen& seen() const { return seen_; }
+  void Cancel() { context_.TryCancel(); }
+
+ private:
+  grpc::ClientContext context_;
+  std::unique_ptr<grpc::ClientReader<v1::GenerateResponse>> reader_;
+  Seen seen_;
+};
+
+class Cluster {
+ public:
+  explicit Cluster(GatewayConfig config = {}, std::vector<FakeWorker::Options> workers = {{}},
+                   const FakeWorker::Script& script = nullptr, int num_tokenizers = 1) {
+    for (const FakeWorker::Options& options : workers) {
+      workers_.push_back(std::make_unique<FakeWorker>(options, script));
+      config.replicas.push_back(workers_.back()->address());
+    }
+    for (int i = 0; i < num_tokenizers; ++i) {
+      tokenizers_.push_back(std::make_unique<FakeTokenizer>());
+      config.tokenizers.push_back(tokenizers_.back()->address());
+    }
+    config.listen_address = "127.0.0.1:0";
+    config.metrics_address = "127.0.0.1:0";
+    auto gateway = Gateway::Start(config);
+    CARAVAN_CHECK(gateway.ok(), std::string(gateway.status().message()));
+    gateway_ = *std::move(gateway);
+    channel_ = MakeChannel(absl::StrCat("127.0.0.1:", gateway_->port()));
+    stub_ = v1::Generation::NewStub(channel_);
+    AwaitServing(true);
+  }
+
+  // Until the health service says so.
+  void AwaitServing(bool serving) {
+    grpc::ClientContext context;
+    auto watch = grpc::health::v1::Health::NewStub(channel_)->Watch(
+        &context, grpc::health::v1::HealthCheckRequest());
+    grpc::health::v1::HealthCheckResponse response;
+    while (watch->Read(&response)) {
+      if ((response.status() == grpc::health::v1::HealthCheckResponse::SERVING) == serving) break;
+    }
+    context.TryCancel();
+  }
+  // Until a worker's or tokenizer's change has come through: ListModels shows so many ready ones.
+  void AwaitReady(int count) {
+    for (int ready = -1; ready != count;) {
+      grpc::ClientContext context;
+      v1::ListModelsResponse response;
+      CARAVAN_CHECK(stub_->ListModels(&context, {}, &response).ok());
+      ready = 0;
+      for (const v1::ModelInfo& model : response.models()) {
+        for (const v1::ReplicaInfo& replica : model.replicas()) ready += replica.ready() ? 1 : 0;
+      }
+    }
+  }
+
+  FakeWorker& worker(int i = 0) { return *workers_[i]; }
+  FakeTokenizer& tokenizer(int i = 0) { return *tokenizers_[i]; }
+  Gateway& gateway() { return *gateway_; }
+  v1::Generation::Stub* stub() { return stub_.get(); }
+  std::unique_ptr<GenerateCall> Generate(const v1::GenerateRequest& request,
+                                         const std::string& request_id = "") {
+    return std::make_unique<GenerateCall>(stub_.get(), request, request_id);
+  }
+  void DestroyGateway() { gateway_ = nullptr; }
+
+ private:
+  std::vector<std::unique_ptr<FakeWorker>> workers_;
+  std::vector<std::unique_ptr<FakeTokenizer>> tokenizers_;
+  std::unique_ptr<Gateway> gateway_;
+  std::shared_ptr<grpc::Channel> channel_;
+  std::unique_ptr<v1::Generation::Stub> stub_;
+};
+
+}  // namespace caravan
