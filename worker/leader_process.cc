@@ -1,0 +1,166 @@
+// Rank 0 as a process: loads, serves gateways, drains.
+#include <cstdlib>
+#include <thread>
+
+#include "common/log.h"
+#include "common/status.h"
+#include "worker/process.h"
+
+namespace caravan {
+namespace {
+
+constexpr absl::Duration kLastMessages = absl::Seconds(2);  // for gateways to read the end
+
+class LeaderProcess {
+ public:
+  LeaderProcess(const WorkerConfig& config, ShutdownSignal* signal)
+      : context_(config, signal),
+        service_(ServiceOptions(), {[this] { return epoch_.load(); }, [this] { return Ranks(); }},
+                 &context_.metrics) {}
+
+  int Run() {
+    if (const absl::Status status = server_.Start(config(), context_.registry, {&service_});
+        !status.ok()) {
+      return Fail(status);
+    }
+    std::thread startup([this] {
+      const absl::Status status = Start();
+      if (!status.ok()) StopWith(status);
+      started_ = true;
+    });
+    const int signal = context_.signal->Wait();
+    // Nothing can be in flight before the start is over, and weights need not load to its end.
+    if (!started_ && failure().ok()) {
+      LogInfo("stopped", {{"signal", signal}, {"state", "starting"}});
+      std::_Exit(0);
+    }
+    startup.join();
+    if (!failure().ok()) return Fail(failure());
+    Drain(signal);
+    return failure().ok() ? 0 : Fail(failure());
+  }
+
+ private:
+  const WorkerConfig& config() const { return context_.config; }
+
+  WorkerService::Options ServiceOptions() {
+    WorkerService::Options options;
+    options.instance = context_.instance;
+    options.max_session_tokens = context_.config.max_session_tokens;
+    options.on_ready = [this](bool ready) { server_.SetServing(ready); };
+    options.on_fatal = [this](const absl::Status& why) { StopWith(why); };
+    return options;
+  }
+
+  absl::Status Start() {
+    ASSIGN_OR_RETURN(runner_,
+                     LoadRunner(config(), std::make_shared<SingleRankCollectives>(), &service_));
+    epoch_ = 1;
+    engine_ = std::make_unique<Engine>(
+        EngineOptionsOf(), runner_.get(),
+        [this](std::vector<TokenEvent> events) { service_.Deliver(std::move(events)); });
+    engine_->Start();
+    service_.Serve({engine_.get(), ModelDescription()});
+    return absl::OkStatus();
+  }
+
+  EngineOptions EngineOptionsOf() {
+    EngineOptions options;
+    options.max_batch_tokens = config().max_batch_tokens;
+    options.max_prefill_chunk_tokens = config().max_prefill_chunk_tokens;
+    options.max_running_sequences = config().max_running_sequences;
+    options.max_waiting_requests = config().max_waiting_requests;
+    options.step_time_target_ms = config().step_time_target_ms;
+    options.enable_prefix_cache = config().enable_prefix_cache;
+    options.pipelined = config().pipelined;
+    options.pipeline_depth = config().pipeline_depth;
+    options.check_invariants = config().check_invariants;
+    options.on_step = [this](const StepTiming& timing) { context_.metrics.Observe(timing); };
+    return options;
+  }
+
+  v1::WorkerModel ModelDescription() const {
+    const LlamaModel& model = runner_->model();
+    const RunnerLimits& limits = runner_->limits();
+    v1::WorkerModel description;
+    description.set_name(config().model_name);
+    description.set_architecture("LlamaForCausalLM");
+    description.set_dtype(NameOf(model.dtype()));
+    description.set_device("cpu");
+    description.set_vocabulary_size(static_cast<uint32_t>(limits.vocab_size));
+    description.set_max_context_tokens(static_cast<uint32_t>(limits.max_context_tokens));
+    description.set_tensor_parallel(static_cast<uint32_t>(config().tensor_parallel));
+    description.set_block_tokens(static_cast<uint32_t>(limits.block_tokens));
+    description.set_total_blocks(static_cast<uint32_t>(limits.num_blocks));
+    description.set_fingerprint(model.fingerprint());
+    for (const int32_t id : model.config().eos_token_ids) description.add_eos_token_ids(id);
+    description.set_bos_token_id(model.config().bos_token_id.value_or(-1));
+    description.set_max_prompt_tokens(static_cast<uint32_t>(std::min<int64_t>(
+        limits.max_context_tokens - 1, int64_t{limits.num_blocks} * limits.block_tokens)));
+    return description;
+  }
+
+  std::vector<v1::WorkerRank> Ranks() {
+    v1::WorkerRank rank;
+    rank.set_instance(context_.instance);
+    rank.set_host(HostName());
+    rank.set_pid(static_cast<uint32_t>(getpid()));
+    rank.set_state(started_ ? "ready" : "loading");
+    if (started_ && runner_ != nullptr) rank.set_step(runner_->progress().steps_done);
+    rank.set_memory_bytes(ResidentBytes());
+    return {rank};
+  }
+
+  void Drain(int signal) {
+    LogInfo("draining", {{"signal", signal}, {"drain_timeout_ms", config().drain_timeout_ms}});
+    context_.signal->ExitOnNext();
+    const absl::Duration timeout = absl::Milliseconds(config().drain_timeout_ms);
+    server_.SetServing(false);
+    service_.GoAway("the worker is stopped", timeout);
+    if (service_.num_sessions() > 0) absl::SleepFor(absl::Milliseconds(config().lameduck_ms));
+    const bool drained = engine_->Drain(timeout);
+    engine_->Stop();
+    service_.Stop();
+    server_.Shutdown(absl::Now() + kLastMessages);
+    LogInfo("stopped", {{"drained", drained}});
+  }
+
+  int Fail(const absl::Status& status) {
+    LogError("failed", {{"status", ToString(status)}});
+    if (engine_ != nullptr) engine_->Stop();
+    service_.Stop();
+    return 1;
+  }
+
+  // The first failure ends the process.
+  void StopWith(const absl::Status& failure) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (!failure_.ok()) return;
+      failure_ = failure;
+    }
+    context_.signal->Trigger();
+  }
+  absl::Status failure() {
+    const std::lock_guard lock(mutex_);
+    return failure_;
+  }
+
+  WorkerContext context_;
+  std::mutex mutex_;
+  absl::Status failure_;
+  std::atomic<bool> started_{false};
+  std::atomic<uint64_t> epoch_{0};
+  std::unique_ptr<LlamaRunner> runner_;
+  std::unique_ptr<Engine> engine_;
+  WorkerService service_;
+  WorkerServer server_;
+};
+
+}  // namespace
+
+int RunLeader(const WorkerConfig& config, ShutdownSignal* signal) {
+  return LeaderProcess(config, signal).Run();
+}
+
+}  // namespace caravan

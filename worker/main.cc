@@ -1,0 +1,23 @@
+// caravan_worker: one rank of one replica.
+#include <cstdio>
+#include <string>
+
+#include "common/flags.h"
+#include "common/log.h"
+#include "common/server.h"
+#include "worker/process.h"
+
+int main(int argc, char** argv) {
+  using namespace caravan;  // NOLINT(google-build-using-namespace)
+  ParseFlags("Serves one rank of a LLaMA model: rank 0 to gateways, the others to rank 0.", argc,
+             argv);
+  const absl::StatusOr<WorkerConfig> config = LoadWorkerConfig();
+  if (!config.ok()) {
+    std::fprintf(stderr, "caravan_worker: %s\n", std::string(config.status().message()).c_str());
+    return 1;
+  }
+  InitLogFromFlags(absl::StrCat("worker/", config->rank));
+  LogFlags();
+  ShutdownSignal signal;
+  return RunLeader(*config, &signal);
+}

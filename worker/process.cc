@@ -1,0 +1,142 @@
+#include "worker/process.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <climits>
+#include <fstream>
+#include <thread>
+#include <utility>
+
+#include "common/log.h"
+#include "common/port_file.h"
+#include "common/status.h"
+#include "kernels/cpu_backend.h"
+
+namespace caravan {
+namespace {
+
+constexpr absl::Duration kProgressInterval = absl::Seconds(1);
+
+// Ranks of one host share its cores.
+void ChooseThreads(const WorkerConfig& config) {
+  if (config.cpu_threads > 0) {
+    SetCpuThreads(config.cpu_threads);
+  } else if (std::getenv("OMP_NUM_THREADS") == nullptr) {
+    const int cores = static_cast<int>(std::thread::hardware_concurrency());
+    SetCpuThreads(std::max(1, cores / config.tensor_parallel));
+  }
+}
+
+// As many blocks as kv_cache_bytes hold; chosen by ourselves, no more than the running sequences
+// can fill, since block tables cost memory and time too.
+LlamaRunnerOptions RunnerOptions(const WorkerConfig& config, const LlamaModel& model) {
+  LlamaRunnerOptions options;
+  options.block_tokens = config.block_tokens;
+  options.kv_cache_bytes = config.kv_cache_bytes;
+  options.max_slots = config.max_running_sequences;
+  options.max_steps_in_flight = config.pipelined ? config.pipeline_depth : 1;
+  if (config.kv_cache_bytes > 0) return options;
+  const int64_t block_bytes =
+      KvBlockBytes(model.config(), model.layout(), config.block_tokens, model.dtype());
+  const int64_t context_blocks =
+      (int64_t{model.max_context_tokens()} + config.block_tokens - 1) / config.block_tokens;
+  const int64_t fitting = DefaultKvCacheBytes(config.tensor_parallel) / block_bytes;
+  options.num_blocks = static_cast<int32_t>(
+      std::clamp(fitting, int64_t{1}, context_blocks * config.max_running_sequences));
+  return options;
+}
+
+class LoadReporter {
+ public:
+  explicit LoadReporter(WorkerService* service) : service_(service) {}
+
+  void operator()(int64_t done_bytes, int64_t total_bytes) {
+    service_->ReportLoad(done_bytes, total_bytes);
+    const absl::Time now = absl::Now();
+    if (done_bytes < total_bytes && now - last_ < kProgressInterval) return;
+    last_ = now;
+    const double seconds = absl::ToDoubleSeconds(now - start_);
+    const auto done = static_cast<double>(done_bytes);
+    LogInfo("loading", {{"percent", 100 * done / std::max(1.0, static_cast<double>(total_bytes))},
+                        {"bytes", done_bytes},
+                        {"gb_per_second", seconds > 0 ? done / seconds / 1e9 : 0}});
+  }
+
+ private:
+  WorkerService* const service_;
+  const absl::Time start_ = absl::Now();
+  absl::Time last_ = absl::Now();
+};
+
+}  // namespace
+
+uint64_t ResidentBytes() {
+  std::ifstream file("/proc/self/statm");
+  uint64_t pages = 0;
+  file >> pages >> pages;  // the second number
+  return file ? pages * static_cast<uint64_t>(sysconf(_SC_PAGESIZE)) : 0;
+}
+
+std::string HostName() {
+  char name[HOST_NAME_MAX + 1] = {};
+  return gethostname(name, sizeof(name) - 1) == 0 ? name : "unknown";
+}
+
+WorkerContext::WorkerContext(const WorkerConfig& config, ShutdownSignal* signal)
+    : config(config),
+      signal(signal),
+      instance(RandomId()),
+      metrics(&registry, config.tensor_parallel) {}
+
+absl::Status WorkerServer::Start(const WorkerConfig& config, const MetricsRegistry& registry,
+                                 std::vector<grpc::Service*> services) {
+  GrpcServerOptions options;
+  options.listen_address = config.listen_address;
+  options.max_message_bytes = config.max_message_bytes;
+  ASSIGN_OR_RETURN(grpc_, GrpcServer::Start(options, std::move(services)));
+  std::vector<std::pair<std::string, int>> ports = {{"grpc", grpc_->port()}};
+  if (!config.metrics_address.empty()) {
+    ASSIGN_OR_RETURN(metrics_, MetricsServer::Start(config.metrics_address, registry));
+    ports.emplace_back("metrics", metrics_->port());
+  }
+  LogInfo("listening", {{"address", config.listen_address},
+                        {"port", grpc_->port()},
+                        {"metrics_port", metrics_ == nullptr ? 0 : metrics_->port()}});
+  return config.port_file.empty() ? absl::OkStatus() : WritePortFile(config.port_file, ports);
+}
+
+absl::StatusOr<std::unique_ptr<LlamaRunner>> LoadRunner(const WorkerConfig& config,
+                                                        std::shared_ptr<Collectives> ranks,
+                                                        WorkerService* service) {
+  ChooseThreads(config);
+  LoadOptions options;
+  options.model_folder = config.model;
+  options.load_format = config.load_format;
+  options.dtype = config.dtype;
+  options.shard = {config.rank, config.tensor_parallel};
+  options.max_context_tokens = config.max_context_tokens;
+  options.max_batch_tokens = config.max_batch_tokens;
+  options.max_logit_rows = config.max_running_sequences;
+  options.progress = LoadReporter(service);
+  const absl::Time start = absl::Now();
+  ASSIGN_OR_RETURN(std::unique_ptr<LlamaModel> model, LoadLlama(options));
+  const LlamaRunnerOptions runner_options = RunnerOptions(config, *model);
+  const std::string fingerprint = model->fingerprint();
+  const char* dtype = NameOf(model->dtype());
+  ASSIGN_OR_RETURN(std::unique_ptr<LlamaRunner> runner,
+                   LlamaRunner::Create(std::move(model), std::move(ranks), runner_options));
+  LogInfo("loaded", {{"model", config.model},
+                     {"dtype", dtype},
+                     {"fingerprint", fingerprint},
+                     {"seconds", absl::ToDoubleSeconds(absl::Now() - start)},
+                     {"kv_blocks", runner->limits().num_blocks},
+                     {"block_tokens", runner->limits().block_tokens},
+                     {"max_context_tokens", runner->limits().max_context_tokens},
+                     {"cpu_threads", CpuThreads()},
+                     {"instructions", NameOf(ActiveCpuIsa())},
+                     {"memory_bytes", ResidentBytes()}});
+  return runner;
+}
+
+}  // namespace caravan

@@ -1,0 +1,61 @@
+// A worker process of either role: what it loads, where it listens, how it ends.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "common/metrics.h"
+#include "common/server.h"
+#include "common/shutdown_signal.h"
+#include "worker/config.h"
+#include "worker/metrics.h"
+#include "worker/model/llama_runner.h"
+#include "worker/service.h"
+
+namespace caravan {
+
+// Resident memory of this process.
+uint64_t ResidentBytes();
+std::string HostName();
+
+// What both roles have: configuration, metrics and the instance id of this process life.
+struct WorkerContext {
+  WorkerContext(const WorkerConfig& config, ShutdownSignal* signal);
+
+  const WorkerConfig config;
+  ShutdownSignal* const signal;
+  const uint64_t instance;
+  MetricsRegistry registry;
+  WorkerMetrics metrics;
+};
+
+// The ports of a worker, open from its start.
+class WorkerServer {
+ public:
+  // UNAVAILABLE with the address that can't be had, or the port file that can't be written.
+  absl::Status Start(const WorkerConfig& config, const MetricsRegistry& registry,
+                     std::vector<grpc::Service*> services);
+
+  void SetServing(bool serving) { grpc_->SetServing(serving); }
+  void Shutdown(absl::Time deadline) { grpc_->Shutdown(deadline); }
+
+ private:
+  std::unique_ptr<GrpcServer> grpc_;
+  std::unique_ptr<MetricsServer> metrics_;
+};
+
+// Loads this rank's part of the model and allocates its KV blocks, with progress in the log and in
+// `service`. `ranks` is the group before the first epoch.
+absl::StatusOr<std::unique_ptr<LlamaRunner>> LoadRunner(const WorkerConfig& config,
+                                                        std::shared_ptr<Collectives> ranks,
+                                                        WorkerService* service);
+
+// Rank 0: until SIGTERM, or a failure. Returns the exit code: 0 drained, 1 failed.
+int RunLeader(const WorkerConfig& config, ShutdownSignal* signal);
+
+}  // namespace caravan

@@ -1,0 +1,142 @@
+// The Worker service: gateways' sessions, status and drain.
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/time/time.h"
+#include "caravan/v1/worker.grpc.pb.h"
+#include "worker/engine/engine.h"
+#include "worker/metrics.h"
+#include "worker/request_validation.h"
+#include "worker/session.h"
+
+namespace caravan {
+
+enum class WorkerState : uint8_t { kLoading, kForming, kReady, kDraining };
+const char* NameOf(WorkerState state);  // "loading", "forming", "ready", "draining"
+
+// What the service asks of the replica; called often, from any thread.
+struct ReplicaView {
+  std::function<uint64_t()> epoch;  // the one that stands, or stood last; 0 before the first
+  std::function<std::vector<v1::WorkerRank>()> ranks;
+};
+
+// What is served, once it is.
+struct ServedModel {
+  Engine* engine = nullptr;  // outlives the service's Stop
+  v1::WorkerModel model;
+};
+
+// Sessions may be opened before a model is served: they are welcomed when it is. A thread of its
+// own reports load and progress ten times a second.
+class WorkerService final : public v1::Worker::CallbackService, private WorkerSession::Handler {
+ public:
+  struct Options {
+    uint64_t instance = 0;
+    int64_t max_session_tokens = 1 << 18;
+    std::string refusal;  // not empty: a follower; sessions are refused with this sentence
+    // Called by the reporting thread: when readiness changes, and once the engine is beyond help.
+    std::function<void(bool ready)> on_ready;
+    std::function<void(const absl::Status& why)> on_fatal;
+  };
+
+  WorkerService(const Options& options, ReplicaView replica, WorkerMetrics* metrics);
+  ~WorkerService() override;  // Stop
+
+  // Any thread, all of them.
+  void ReportLoad(int64_t done_bytes, int64_t total_bytes);
+  void SetState(WorkerState state);  // where no model is served (yet)
+  void Serve(const ServedModel& served);
+  // An epoch formed: sessions are welcomed again.
+  void OnEpoch();
+  // The engine's EventSink: one message a session for all events of a step.
+  void Deliver(std::vector<TokenEvent> events);
+  // Tells all gateways to send nothing new, and is not ready from now on.
+  void GoAway(const std::string& reason, absl::Duration drain_timeout);
+  // Ends all sessions and the reporting thread.
+  void Stop();
+  size_t num_sessions();
+
+  grpc::ServerBidiReactor<v1::WorkerSessionRequest, v1::WorkerSessionResponse>* Session(
+      grpc::CallbackServerContext* context) override;
+  grpc::ServerUnaryReactor* GetStatus(grpc::CallbackServerContext* context,
+                                      const v1::GetWorkerStatusRequest* request,
+                                      v1::GetWorkerStatusResponse* response) override;
+  grpc::ServerUnaryReactor* Drain(grpc::CallbackServerContext* context,
+                                  const v1::DrainRequest* request,
+                                  v1::DrainResponse* response) override;
+
+ private:
+  // A request that the engine has, and whose it is.
+  struct Active {
+    std::shared_ptr<WorkerSession> session;  // null once the session is gone
+    uint64_t client_key = 0;
+    uint32_t attempt = 0;
+    int32_t unfinished = 0;  // samples
+    int32_t num_logprobs = -1;
+  };
+  struct DrainCall {
+    grpc::ServerUnaryReactor* reactor;
+    absl::Time deadline;
+  };
+
+  void OnSessionMessage(const std::shared_ptr<WorkerSession>& session,
+                        const v1::WorkerSessionRequest& message) override;
+  void OnSessionClosed(const std::shared_ptr<WorkerSession>& session) override;
+  void OnSubmit(const std::shared_ptr<WorkerSession>& session, const v1::WorkerSubmit& submit);
+  void OnCancelRequest(const std::shared_ptr<WorkerSession>& session, uint64_t client_key);
+  absl::Status Submit(const std::shared_ptr<WorkerSession>& session,
+                      const v1::WorkerSubmit& submit);
+
+  v1::WorkerSessionResponse NewMessage() const;
+  void Report();  // the reporting thread
+  // From here on REQUIRES: mutex_.
+  v1::WorkerSessionResponse WelcomeMessage();
+  v1::WorkerSessionResponse GoAwayMessage();
+  v1::WorkerLoad LoadLocked();
+  bool MakesProgressLocked(const EngineStats& stats);
+  WorkerState StateLocked();
+  void ReportOnce(std::unique_lock<std::mutex>& lock);
+  void AnswerDrains(bool stopping);
+
+  const Options options_;
+  const ReplicaView replica_;
+  WorkerMetrics* const metrics_;
+
+  std::mutex mutex_;  // guards all below; taken before a session's own
+  std::condition_variable stop_;
+  WorkerState state_ = WorkerState::kLoading;
+  int64_t loaded_bytes_ = 0;
+  int64_t total_bytes_ = 0;
+  absl::Time load_start_ = absl::Now();
+  double load_bytes_per_second_ = 0;
+  ServedModel served_;
+  SubmitLimits limits_;
+  std::string drain_reason_;
+  absl::Duration drain_timeout_;
+  std::set<std::shared_ptr<WorkerSession>> sessions_;
+  absl::flat_hash_map<RequestKey, Active> active_;
+  RequestKey next_key_ = 1;
+  v1::WorkerLoad last_load_;
+  bool load_is_due_ = false;  // a session was told another one since
+  bool last_ready_ = false;
+  bool failed_ = false;
+  uint64_t last_steps_ = 0;
+  absl::Time last_progress_ = absl::Now();
+  std::vector<DrainCall> drains_;
+  bool stopping_ = false;
+  std::thread reporter_;
+};
+
+}  // namespace caravan
