@@ -18,12 +18,14 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <map>
 #include <random>
 #include <thread>
 
 #include "common/status.h"
 #include "kernels/cpu_backend.h"
+#include "nlohmann/json.hpp"
 #include "tests/worker/model/thread_ranks_fixture.h"
 #include "worker/model/checkpoint.h"
 #include "worker/model/number_format.h"
@@ -343,6 +345,35 @@ TEST_P(LlamaGreedy, GeneratesTheSequencesOfTransformers) {
 }
 
 INSTANTIATE_TEST_SUITE_P(AllModels, LlamaGreedy, testing::ValuesIn(Cases({"float32"})), NameOfCase);
+
+TEST(LlamaDemo, GeneratesTheStoriesOfTransformersInBothDtypes) {
+  SetCpuThreads(1);
+  std::ifstream file(CARAVAN_SOURCE_DIR "/tests/golden/demo.json");
+  const nlohmann::json answers = nlohmann::json::parse(file)["answers"];
+  ASSERT_FALSE(answers.empty());
+  for (const char* dtype : {"float32", "bfloat16"}) {
+    for (const int world_size : {1, 2, 4}) {
+      LlamaRunnerOptions options;
+      options.num_blocks = 32;
+      options.max_slots = 1;
+      const auto replica = ThreadReplica::Make(OptionsFor(CARAVAN_SOURCE_DIR "/models/demo", dtype),
+                                               options, world_size);
+      for (const nlohmann::json& answer : answers) {
+        Request request;
+        request.prompt = answer["prompt_ids"].get<std::vector<int32_t>>();
+        request.sampling.temperature = 0;
+        request.sampling.max_tokens = answer["max_tokens"].get<int32_t>();
+        request.sampling.stop_token_ids = replica->rank(0).model().config().eos_token_ids;
+        std::vector<int32_t> ids;
+        for (const EmittedToken& token : GenerateAlone(*replica, request)) {
+          ids.push_back(token.token_id);
+        }
+        EXPECT_EQ(ids, answer["greedy_ids"].get<std::vector<int32_t>>())
+            << dtype << " tensor parallel " << world_size << ": " << answer["prompt"];
+      }
+    }
+  }
+}
 
 TEST(LlamaGoldenFiles, CoverADozenModelsAndTensorParallelism) {
   EXPECT_GE(ModelNames().size(), 12U);
