@@ -10,8 +10,14 @@ namespace caravan {
 namespace cpu {
 namespace {
 
-constexpr int64_t kFeatureBlock = 64;                 // output features that share one pass over x
-constexpr int64_t kRowBlockBytes = int64_t{1} << 19;  // of x, about half of a core's L2 cache
+constexpr int64_t kWeightBlockBytes = int64_t{3} << 17;  // leaves room in an L2 cache of 512 KiB
+constexpr int64_t kRowBlock = 48;
+
+// Output features whose weights stay in the L2 cache while all rows pass by.
+int64_t FeatureBlock(const WeightView& weight) {
+  const int64_t row_bytes = std::max<int64_t>(1, weight.in_features) * SizeOf(weight.dtype);
+  return std::clamp<int64_t>(kWeightBlockBytes / row_bytes / 32 * 32, 32, 256);
+}
 
 // x in float32: itself, or a copy in the calling thread's scratch.
 ConstMatrixView InFloat(const Primitives& primitives, ConstMatrixView x) {
@@ -41,14 +47,13 @@ void Matmul(ConstMatrixView x, const WeightView& weight, ConstVectorView bias, M
   const float* bias_values = AsFloat(primitives, bias);
   const ConstMatrixView rows_of_weight =
       DenseMatrix(weight.data, weight.dtype, weight.out_features, weight.in_features);
-  const int64_t row_block =
-      std::clamp<int64_t>(kRowBlockBytes / (std::max<int64_t>(k, 1) * 4) / 6 * 6, 6, 512 / 6 * 6);
+  const int64_t feature_block = FeatureBlock(weight);
   ParallelFor(out.cols, 8, out.rows * out.cols * k, [&](int64_t begin, int64_t end) {
-    float* block = FloatScratch(ScratchUse::kOutput, std::min(row_block, out.rows) * kFeatureBlock);
-    for (int64_t n = begin; n < end; n += kFeatureBlock) {
-      const int64_t cols = std::min(kFeatureBlock, end - n);
-      for (int64_t t = 0; t < out.rows; t += row_block) {
-        const int64_t rows = std::min(row_block, out.rows - t);
+    float* block = FloatScratch(ScratchUse::kOutput, std::min(kRowBlock, out.rows) * feature_block);
+    for (int64_t n = begin; n < end; n += feature_block) {
+      const int64_t cols = std::min(feature_block, end - n);
+      for (int64_t t = 0; t < out.rows; t += kRowBlock) {
+        const int64_t rows = std::min(kRowBlock, out.rows - t);
         primitives.dot[IndexOf(weight.dtype)]({.x = static_cast<const float*>(input.row(t)),
                                                .x_stride = input.row_stride,
                                                .rows = rows,
