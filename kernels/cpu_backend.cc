@@ -1,7 +1,8 @@
 #include "kernels/cpu_backend.h"
 
-#include <omp.h>
+#include <sched.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
@@ -29,8 +30,19 @@ std::atomic<CpuIsa>& Isa() {
   return isa;
 }
 
+int DefaultThreads() {
+  if (const char* text = std::getenv("CARAVAN_CPU_THREADS"); text != nullptr && *text != '\0') {
+    const int threads = std::atoi(text);
+    CARAVAN_CHECK(threads >= 1, "CARAVAN_CPU_THREADS=", text);
+    return threads;
+  }
+  cpu_set_t allowed;  // not more than a container or taskset leaves to this process
+  return sched_getaffinity(0, sizeof(allowed), &allowed) == 0 ? std::max(1, CPU_COUNT(&allowed))
+                                                              : 1;
+}
+
 std::atomic<int>& Threads() {
-  static std::atomic<int> threads = omp_get_max_threads();
+  static std::atomic<int> threads = DefaultThreads();
   return threads;
 }
 

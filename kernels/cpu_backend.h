@@ -19,8 +19,9 @@ CpuIsa BestCpuIsa();
 CpuIsa ActiveCpuIsa();
 void SetCpuIsa(CpuIsa isa);  // not while an operator runs
 
-// Threads that one operator may use, the calling one included; at first OpenMP's default
-// (OMP_NUM_THREADS, else all cores). Results do not depend on it.
+// Threads that one operator may use, the calling one included; at first the environment variable
+// CARAVAN_CPU_THREADS, else the cores that this process may run on. Ranks that share a host should
+// share its cores out among them. Results do not depend on it.
 int CpuThreads();
 void SetCpuThreads(int threads);
 

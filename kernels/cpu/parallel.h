@@ -1,17 +1,18 @@
 // Loops over threads for the CPU twins.
 #pragma once
 
-#include <omp.h>
-
 #include <algorithm>
 #include <cstdint>
 
+#include "kernels/cpu/thread_pool.h"
 #include "kernels/cpu_backend.h"
 
 namespace caravan::cpu {
 
-// About as many operations as are done in the time that it takes to start and join the threads.
+// About as many operations as are done in the time that it takes to hand out the parts.
 constexpr int64_t kParallelThreshold = int64_t{1} << 16;
+// Parts for each thread: where another process takes a core away, the others take over.
+constexpr int64_t kPartsPerThread = 4;
 
 // Threads worth using for `operations` multiply-adds (or elements moved).
 inline int ThreadsFor(int64_t operations) {
@@ -22,21 +23,29 @@ inline int ThreadsFor(int64_t operations) {
 // body(begin, end) over [0, n) in contiguous parts, whose borders are multiples of `grain`.
 template <typename Body>
 void ParallelFor(int64_t n, int64_t grain, int64_t operations, const Body& body) {
+  if (n <= 0) return;
   const int64_t grains = (n + grain - 1) / grain;
   const int threads = static_cast<int>(std::min<int64_t>(ThreadsFor(operations), grains));
-  if (threads <= 1) {
-    if (n > 0) body(int64_t{0}, n);
+  if (threads == 1) {
+    body(int64_t{0}, n);
     return;
   }
-#pragma omp parallel for schedule(static, 1) num_threads(threads)
-  for (int part = 0; part < threads; ++part) {
-    const int64_t begin = std::min(n, grains * part / threads * grain);
-    const int64_t end = std::min(n, grains * (part + 1) / threads * grain);
-    if (begin < end) body(begin, end);
-  }
+  struct Context {
+    const Body& body;
+    int64_t n, grain, grains, parts;
+  } context{body, n, grain, grains,
+            std::min({grains, threads * kPartsPerThread, operations / (kParallelThreshold / 4)})};
+  RunParts(
+      static_cast<int>(context.parts), threads,
+      [](void* untyped, int part) {
+        const Context& c = *static_cast<const Context*>(untyped);
+        const int64_t begin = c.grains * part / c.parts * c.grain;
+        c.body(begin, std::min(c.n, c.grains * (part + 1) / c.parts * c.grain));
+      },
+      &context);
 }
 
-// body(item) for each of [0, n), items of unequal cost.
+// body(item) for each of [0, n), items of unequal cost, the last ones first.
 template <typename Body>
 void ParallelForEach(int64_t n, int64_t operations, const Body& body) {
   const int threads = static_cast<int>(std::min<int64_t>(ThreadsFor(operations), n));
@@ -44,8 +53,10 @@ void ParallelForEach(int64_t n, int64_t operations, const Body& body) {
     for (int64_t item = 0; item < n; ++item) body(item);
     return;
   }
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-  for (int64_t item = 0; item < n; ++item) body(item);
+  RunParts(
+      static_cast<int>(n), threads,
+      [](void* untyped, int part) { (*static_cast<const Body*>(untyped))(part); },
+      const_cast<Body*>(&body));
 }
 
 }  // namespace caravan::cpu
