@@ -86,6 +86,11 @@ class ClientStream : public grpc::ClientBidiReactor<Request, Response> {
     this->StartWrite(&outgoing_, options);
   }
 
+  void ReadNext() {
+    incoming_ = Response();
+    this->StartRead(&incoming_);
+  }
+
   void OnWriteDone(bool ok) override { WriteNext(); }
 
   void OnReadDone(bool ok) override {
@@ -104,10 +109,7 @@ class ClientStream : public grpc::ClientBidiReactor<Request, Response> {
     }
     if (post) loop_->Post([self = self_] { self->Handle(); });
     if (!ok) loop_->Post([self = self_] { self->RemoveHold(); });
-    if (read) {
-      incoming_ = Response();
-      this->StartRead(&incoming_);
-    }
+    if (read) ReadNext();
   }
 
   void Handle() {
@@ -118,10 +120,7 @@ class ClientStream : public grpc::ClientBidiReactor<Request, Response> {
       messages.swap(unhandled_);
       read = !std::exchange(reading_, true);
     }
-    if (read) {
-      incoming_ = Response();
-      this->StartRead(&incoming_);
-    }
+    if (read) ReadNext();
     for (Response& message : messages) {
       if (handler_ != nullptr) handler_->OnMessage(std::move(message));
     }

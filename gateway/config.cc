@@ -9,7 +9,7 @@ using caravan::GatewayConfig;
 ABSL_FLAG(std::string, listen_address, GatewayConfig{}.listen_address,
           "Where clients connect (gRPC), host:port; port 0 takes a free one.");
 ABSL_FLAG(std::string, metrics_address, GatewayConfig{}.metrics_address,
-          "Where Prometheus scrapes /metrics, host:port; port 0 takes a free one.");
+          "Where Prometheus scrapes /metrics, host:port; port 0 takes a free one; empty: nowhere.");
 ABSL_FLAG(std::vector<std::string>, replicas, {},
           "Leaders (rank 0) of the replicas: host:port,host:port,… At least one.");
 ABSL_FLAG(std::vector<std::string>, tokenizers, {},
@@ -59,7 +59,9 @@ absl::Status CheckAddresses(const char* flag, const std::vector<std::string>& ad
 
 absl::Status Check(const GatewayConfig& config) {
   RETURN_IF_ERROR(CheckAddress("listen_address", config.listen_address));
-  RETURN_IF_ERROR(CheckAddress("metrics_address", config.metrics_address));
+  if (!config.metrics_address.empty()) {
+    RETURN_IF_ERROR(CheckAddress("metrics_address", config.metrics_address));
+  }
   RETURN_IF_ERROR(CheckAddresses("replicas", config.replicas));
   RETURN_IF_ERROR(CheckAddresses("tokenizers", config.tokenizers));
   RETURN_IF_ERROR(CheckAtLeast("max_message_bytes", config.max_message_bytes, 1024));

@@ -32,7 +32,7 @@ struct OutputLimits {
 
 struct GatewayConfig {
   std::string listen_address = "0.0.0.0:8001";   // gRPC: the native API, health, reflection
-  std::string metrics_address = "0.0.0.0:8002";  // http://…/metrics
+  std::string metrics_address = "0.0.0.0:8002";  // http://…/metrics; empty: none
   std::vector<std::string> replicas;             // host:port of the leader (rank 0) of each
   std::vector<std::string> tokenizers;           // host:port of each
   std::string port_file;                         // "grpc=PORT\nmetrics=PORT\n", written atomically

@@ -18,8 +18,10 @@ Gateway::Gateway(const GatewayConfig& config) : config_(config), metrics_(regist
 
 absl::StatusOr<std::unique_ptr<Gateway>> Gateway::Start(const GatewayConfig& config) {
   std::unique_ptr<Gateway> gateway(new Gateway(config));
-  ASSIGN_OR_RETURN(gateway->metrics_server_,
-                   MetricsServer::Start(config.metrics_address, gateway->registry_));
+  if (!config.metrics_address.empty()) {
+    ASSIGN_OR_RETURN(gateway->metrics_server_,
+                     MetricsServer::Start(config.metrics_address, gateway->registry_));
+  }
   GrpcServerOptions options;
   options.listen_address = config.listen_address;
   options.max_message_bytes = config.max_message_bytes;

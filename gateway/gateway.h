@@ -23,7 +23,7 @@ class Gateway {
   ~Gateway();  // ends what is left
 
   int port() const { return server_->port(); }
-  int metrics_port() const { return metrics_server_->port(); }
+  int metrics_port() const { return metrics_server_ == nullptr ? 0 : metrics_server_->port(); }
   GatewayMetrics& metrics() { return metrics_; }
 
   // Health turns NOT_SERVING at once; new requests are taken for lameduck_ms more; then sessions

@@ -1,9 +1,8 @@
-#include <cstdio>
-#include <fstream>
-#include <string>
+#include <memory>
 
 #include "common/flags.h"
 #include "common/log.h"
+#include "common/port_file.h"
 #include "common/shutdown_signal.h"
 #include "common/status.h"
 #include "gateway/config.h"
@@ -12,28 +11,15 @@
 namespace caravan {
 namespace {
 
-// Whole or not at all: a supervisor may read the file at any moment.
-absl::Status WritePortFile(const std::string& path, const Gateway& gateway) {
-  const std::string unfinished = path + ".tmp";
-  {
-    std::ofstream file(unfinished, std::ios::trunc);
-    file << "grpc=" << gateway.port() << "\nmetrics=" << gateway.metrics_port() << "\n";
-    if (!file.flush()) {
-      return absl::UnavailableError(absl::StrCat("can't write --port_file ", unfinished));
-    }
-  }
-  if (std::rename(unfinished.c_str(), path.c_str()) != 0) {
-    return absl::UnavailableError(absl::StrCat("can't write --port_file ", path));
-  }
-  return absl::OkStatus();
-}
-
 absl::Status Run(ShutdownSignal* signal) {
   ASSIGN_OR_RETURN(const GatewayConfig config, LoadGatewayConfig());
   LogFlags();
   ASSIGN_OR_RETURN(const std::unique_ptr<Gateway> gateway, Gateway::Start(config));
   LogInfo("listening", {{"port", gateway->port()}, {"metrics_port", gateway->metrics_port()}});
-  if (!config.port_file.empty()) RETURN_IF_ERROR(WritePortFile(config.port_file, *gateway));
+  if (!config.port_file.empty()) {
+    RETURN_IF_ERROR(WritePortFile(
+        config.port_file, {{"grpc", gateway->port()}, {"metrics", gateway->metrics_port()}}));
+  }
   signal->Wait();
   signal->ExitOnNext();
   gateway->Drain();

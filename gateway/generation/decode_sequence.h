@@ -14,7 +14,7 @@ namespace caravan {
 // What the tokenizer service says of its vocabulary.
 struct Vocabulary {
   int32_t size = 0;
-  int32_t bos_token_id = -1;
+  bool adds_bos = false;  // prompts begin with the beginning-of-sequence token
   std::vector<int32_t> eos_token_ids;
   absl::flat_hash_set<int32_t> special_token_ids;
   std::vector<std::string> tokens;  // the bytes of each inside a text

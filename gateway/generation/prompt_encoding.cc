@@ -51,7 +51,7 @@ v1::EncodeRequest MakeEncodeRequest(const RequestSpec& spec, const Vocabulary& v
     if (part.kind != PromptPart::Kind::kText) continue;
     v1::EncodeInput* input = request.add_inputs();
     input->set_text(part.text);
-    input->set_add_bos(i == 0 && !part.omit_bos && vocabulary.bos_token_id >= 0);
+    input->set_add_bos(i == 0 && !part.omit_bos && vocabulary.adds_bos);
     input->set_parse_special_tokens(part.parse_special_tokens);
     input->set_no_dummy_prefix(i > 0);
   }

@@ -16,7 +16,7 @@ constexpr std::chrono::milliseconds kLongestPause{1000};
 std::shared_ptr<const Vocabulary> MakeVocabulary(const v1::GetVocabularyResponse& response) {
   auto vocabulary = std::make_shared<Vocabulary>();
   vocabulary->size = static_cast<int32_t>(response.size());
-  vocabulary->bos_token_id = response.bos_token_id();
+  vocabulary->adds_bos = response.adds_bos();
   vocabulary->eos_token_ids.assign(response.eos_token_ids().begin(),
                                    response.eos_token_ids().end());
   vocabulary->special_token_ids.insert(response.special_token_ids().begin(),

@@ -115,6 +115,7 @@ class FakeTokenizer : public v1::Tokenizer::Service {
                              v1::GetVocabularyResponse* response) override {
     response->set_size(259 + kWords.size());
     response->set_bos_token_id(1);
+    response->set_adds_bos(true);
     response->add_eos_token_ids(2);
     for (const int32_t id : {0, 1, 2}) response->add_special_token_ids(id);
     for (int32_t id = 0; id < static_cast<int32_t>(response->size()); ++id) {
