@@ -15,8 +15,8 @@
 namespace caravan {
 
 // Messages come to the handler on the loop, in order; those that arrive while the loop is busy come
-// in one task. Reading pauses while kMaxUnhandled wait, so a slow loop slows the peer instead of
-// filling memory. Writes are queued without bound: what is in flight bounds them.
+// in one task. Reading pauses while kMaxUnhandled wait: a slow loop slows the peer, and fills no
+// memory. Writes are queued without bound: what is in flight bounds them.
 //
 // Threads: Open, Write and Close on the loop; gRPC's threads move messages in and out of the two
 // queues, under a lock that is never held over a call into gRPC. The call keeps itself (and the
@@ -66,7 +66,6 @@ class ClientStream : public grpc::ClientBidiReactor<Request, Response> {
 
  private:
   static constexpr size_t kMaxUnhandled = 1024;
-
   ClientStream(EventLoop* loop, Handler* handler)
       : loop_(loop), handler_(handler), keep_alive_(loop) {}
 
