@@ -76,7 +76,7 @@ class Engine::Impl {
   };
 
   void TakeMail();
-  void Begin(std::shared_ptr<const Request> request);
+  void Begin(const std::shared_ptr<const Request>& request);
   void ExpireDeadlines();
   bool SimpleStep();
   bool PipelinedStep();
@@ -168,14 +168,14 @@ bool Engine::Impl::Turn() {
 void Engine::Impl::TakeMail() {
   for (Mailbox::Command& command : mailbox_.Take()) {
     if (auto* request = std::get_if<std::shared_ptr<const Request>>(&command)) {
-      Begin(std::move(*request));
+      Begin(*request);
     } else {
       FinishRequest(std::get<RequestKey>(command), FinishReason::kCancelled, absl::OkStatus());
     }
   }
 }
 
-void Engine::Impl::Begin(std::shared_ptr<const Request> request) {
+void Engine::Impl::Begin(const std::shared_ptr<const Request>& request) {
   const RequestKey key = request->key;
   const absl::Time arrival = now_();
   const int32_t prompt_tokens = static_cast<int32_t>(request->prompt.size()) - request->num_resumed;
@@ -375,7 +375,7 @@ void Engine::Impl::Shut(const absl::Status& reason, const absl::Status& fatal) {
   if (std::exchange(failed_, true)) return;
   for (Mailbox::Command& command : mailbox_.Close(fatal)) {
     if (auto* request = std::get_if<std::shared_ptr<const Request>>(&command)) {
-      Begin(std::move(*request));
+      Begin(*request);
     }
   }
   std::vector<RequestKey> keys;

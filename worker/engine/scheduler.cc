@@ -83,14 +83,13 @@ void Scheduler::PlanPrefills(PlannedStep& step) {
 
 void Scheduler::PlanWaiting(PlannedStep& step) {
   while (!waiting_.empty() && prefill_budget_ > 0 && !free_slots_.empty() && !out_of_blocks_) {
-    if (!Admit(*waiting_.begin(), step)) return;
+    if (!FindBlocks(**waiting_.begin())) return;
+    Admit(step);
   }
 }
 
-bool Scheduler::Admit(const SequencePtr& next, PlannedStep& step) {
-  const SequencePtr sequence = next;
-  if (!FindBlocks(*sequence)) return false;
-  waiting_.erase(waiting_.begin());
+void Scheduler::Admit(PlannedStep& step) {
+  const SequencePtr sequence = std::move(waiting_.extract(waiting_.begin()).value());
   if (!sequence->preempted) {
     const bool forked = sequence->parent != nullptr;
     sequence->cached_tokens = forked ? sequence->parent->cached_tokens
@@ -112,7 +111,6 @@ bool Scheduler::Admit(const SequencePtr& next, PlannedStep& step) {
            std::min({sequence->lacking(max_length_), prefill_budget_,
                      options_.max_prefill_chunk_tokens}),
            step);
-  return true;
 }
 
 // Blocks for all that the sequence lacks, so that a prompt, once begun, never waits for blocks. The
@@ -151,17 +149,17 @@ bool Scheduler::FindBlocks(Sequence& sequence) {
 bool Scheduler::MakeRoom(const SequencePtr& sequence, int32_t blocks) {
   while (pool_.available_blocks() < blocks) {
     out_of_blocks_ = true;
-    const auto victim = std::find_if(running_.rbegin(), running_.rend(), [&](const auto& other) {
+    const auto last = std::find_if(running_.rbegin(), running_.rend(), [&](const auto& other) {
       return other == sequence || (other->planned == 0 && other->lacking(max_length_) > 0);
     });
-    if (*victim == sequence) return false;
-    Preempt(*victim);
+    const SequencePtr victim = *last;
+    if (victim == sequence) return false;
+    Preempt(victim);
   }
   return true;
 }
 
-void Scheduler::Preempt(const SequencePtr& running) {
-  const SequencePtr victim = running;
+void Scheduler::Preempt(const SequencePtr& victim) {
   Leave(victim);
   victim->computed = 0;
   victim->in_flight = 0;

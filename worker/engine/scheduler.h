@@ -81,7 +81,7 @@ class Scheduler {
   void PlanDecodes(PlannedStep& step);
   void PlanPrefills(PlannedStep& step);
   void PlanWaiting(PlannedStep& step);
-  bool Admit(const SequencePtr& sequence, PlannedStep& step);
+  void Admit(PlannedStep& step);
   bool FindBlocks(Sequence& sequence);
   bool MakeRoom(const SequencePtr& sequence, int32_t blocks);
   void Preempt(const SequencePtr& victim);

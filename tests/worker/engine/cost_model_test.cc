@@ -81,7 +81,9 @@ TEST_F(CostModelTest, RemembersTheCostOfATokenThroughASteadyStream) {
 
 TEST_F(CostModelTest, NeverPredictsANegativeTime) {
   for (int i = 0; i < 100; ++i) model_.Observe({i + 1, 1000}, 1e-3 / (i + 1));
-  for (int i = 0; i < 100; ++i) EXPECT_GE(model_.Predict({i * 100, 0}), 0);
+  for (int64_t tokens = 0; tokens < 10000; tokens += 100) {
+    EXPECT_GE(model_.Predict({tokens, 0}), 0);
+  }
 }
 
 }  // namespace

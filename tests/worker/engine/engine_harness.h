@@ -46,7 +46,7 @@ class EngineHarness {
   EngineHarness(EngineOptions options, const RunnerLimits& limits) : runner_(limits) {
     options.check_invariants = true;
     engine_ = std::make_unique<Engine>(
-        options, &runner_, [this](std::vector<TokenEvent> events) { Receive(std::move(events)); },
+        options, &runner_, [this](const std::vector<TokenEvent>& events) { Receive(events); },
         [this] { return now_; });
   }
 
@@ -146,9 +146,9 @@ class EngineHarness {
     if (errors_.size() < 20) errors_.push_back(std::move(error));
   }
 
-  void Receive(std::vector<TokenEvent> events) {
+  void Receive(const std::vector<TokenEvent>& events) {
     ++deliveries_;
-    for (TokenEvent& event : events) {
+    for (const TokenEvent& event : events) {
       const std::string name = absl::StrCat("request ", event.key, " sample ", event.sample_index);
       Output& output = outputs_[{event.key, event.sample_index}];
       if (output.finish != FinishReason::kNone) Fail(name + " goes on after its end");

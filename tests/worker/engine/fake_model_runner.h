@@ -114,7 +114,7 @@ class FakeModelRunner : public ModelRunner {
   }
 
   absl::Status Lose() {
-    const absl::Status status = lost_ ? absl::UnavailableError("a rank is missing") : failure_;
+    absl::Status status = lost_ ? absl::UnavailableError("a rank is missing") : failure_;
     failure_ = absl::OkStatus();
     lost_ = true;
     results_.clear();
