@@ -31,10 +31,8 @@ std::atomic<CpuIsa>& Isa() {
 }
 
 int DefaultThreads() {
-  if (const char* text = std::getenv("CARAVAN_CPU_THREADS"); text != nullptr && *text != '\0') {
-    const int threads = std::atoi(text);
-    CARAVAN_CHECK(threads >= 1, "CARAVAN_CPU_THREADS=", text);
-    return threads;
+  if (const char* text = std::getenv("OMP_NUM_THREADS"); text != nullptr) {
+    if (const int threads = std::atoi(text); threads >= 1) return threads;
   }
   cpu_set_t allowed;  // not more than a container or taskset leaves to this process
   return sched_getaffinity(0, sizeof(allowed), &allowed) == 0 ? std::max(1, CPU_COUNT(&allowed))

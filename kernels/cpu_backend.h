@@ -20,8 +20,8 @@ CpuIsa ActiveCpuIsa();
 void SetCpuIsa(CpuIsa isa);  // not while an operator runs
 
 // Threads that one operator may use, the calling one included; at first the environment variable
-// CARAVAN_CPU_THREADS, else the cores that this process may run on. Ranks that share a host should
-// share its cores out among them. Results do not depend on it.
+// OMP_NUM_THREADS, as other libraries read it, else the cores that this process may run on. Ranks
+// that share a host should share its cores out among them. Results do not depend on it.
 int CpuThreads();
 void SetCpuThreads(int threads);
 
