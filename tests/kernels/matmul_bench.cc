@@ -1,9 +1,8 @@
-#include "kernels/matmul.h"
-
 #include <benchmark/benchmark.h>
 
 #include <vector>
 
+#include "kernels/matmul.h"
 #include "tests/kernels/ceiling.h"
 
 namespace caravan {
@@ -20,13 +19,14 @@ void BM_Matmul(benchmark::State& state) {
   std::vector<char> out(static_cast<size_t>(rows * features * SizeOf(dtype)), 0);
   const WeightView view = {
       .dtype = dtype, .data = weight.data(), .out_features = features, .in_features = k};
+  const Stopwatch stopwatch;
   for (auto _ : state) {
     Matmul(DenseMatrix(x.data(), dtype, rows, k), view, {},
            DenseMatrix(out.data(), dtype, rows, features), DeviceStream::Cpu());
   }
   state.SetLabel(NameOf(dtype));
-  ReportBytes(state, static_cast<double>(weight.size() + x.size() + out.size()));
-  ReportFlops(state, 2.0 * static_cast<double>(rows * k * features));
+  stopwatch.ReportBytes(state, static_cast<double>(weight.size() + x.size() + out.size()));
+  stopwatch.ReportFlops(state, 2.0 * static_cast<double>(rows * k * features));
 }
 // LLaMA 7B's gate and up projections in one; then a small model's.
 BENCHMARK(BM_Matmul)
