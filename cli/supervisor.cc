@@ -31,6 +31,26 @@ int BlockSignals() {
   return signalfd(-1, &signals, SFD_NONBLOCK | SFD_CLOEXEC);
 }
 
+// The text of error="…" or status="…" in a log line, unescaped and without the status code before
+// it; empty if there is none.
+std::string QuotedField(const std::string& line) {
+  for (const std::string key : {" error=\"", " status=\""}) {
+    const size_t start = line.find(key);
+    if (start == std::string::npos) continue;
+    std::string text;
+    for (size_t i = start + key.size(); i < line.size() && line[i] != '"'; ++i) {
+      if (line[i] == '\\' && i + 1 < line.size()) ++i;
+      text += line[i];
+    }
+    const size_t code_end = text.find_first_not_of("ABCDEFGHIJKLMNOPQRSTUVWXYZ_");
+    if (code_end != std::string::npos && text.compare(code_end, 2, ": ") == 0) {
+      text.erase(0, code_end + 2);
+    }
+    return text;
+  }
+  return "";
+}
+
 }  // namespace
 
 Supervisor::Supervisor(OnLine on_line) : on_line_(std::move(on_line)), signal_fd_(BlockSignals()) {
@@ -166,9 +186,10 @@ void Supervisor::Stop(const std::vector<int>& indices, absl::Time deadline) {
 
 std::string LastWords(const std::vector<std::string>& lines) {
   for (auto line = lines.rbegin(); line != lines.rend(); ++line) {
-    if (absl::StrContains(*line, " error ") || absl::StrContains(*line, "check failed")) {
-      return *line;
-    }
+    if (absl::StrContains(*line, "check failed")) return *line;
+    if (!absl::StrContains(*line, " error ")) continue;
+    const std::string sentence = QuotedField(*line);
+    return sentence.empty() ? *line : sentence;
   }
   for (auto line = lines.rbegin(); line != lines.rend(); ++line) {
     if (!line->empty()) return *line;

@@ -1,0 +1,217 @@
+"""A model that can't be served, or a wrong flag: one sentence that names the cause, and exit code 1."""
+
+import json
+import shutil
+import struct
+import subprocess
+
+import pytest
+
+from helpers.cluster import DEMO_MODEL, PROGRAMS, ROOT
+
+LIMIT_S = 60
+
+
+def copy_of(model, folder):
+    """A folder with links to the model's files, so that a test can replace some of them."""
+    folder.mkdir()
+    for file in model.iterdir():
+        if file.is_file():
+            (folder / file.name).symlink_to(file)
+    return folder
+
+
+def replace(path, content):
+    path.unlink(missing_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def edit_config(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    config.update(changes)
+    replace(folder / "config.json", json.dumps(config))
+
+
+def read_safetensors(path):
+    data = path.read_bytes()
+    length = struct.unpack("<Q", data[:8])[0]
+    return json.loads(data[8:8 + length]), data[8 + length:]
+
+
+def write_safetensors(path, header, body):
+    text = json.dumps(header).encode()
+    replace(path, struct.pack("<Q", len(text)) + text + body)
+
+
+def change_tensor(folder, name, **changes):
+    header, body = read_safetensors(folder / "model.safetensors")
+    header[name].update(changes)
+    write_safetensors(folder / "model.safetensors", header, body)
+
+
+def no_config(folder):
+    (folder / "config.json").unlink()
+
+
+def config_is_no_json(folder):
+    replace(folder / "config.json", "{]")
+
+
+def config_is_a_list(folder):
+    replace(folder / "config.json", "[1, 2]")
+
+
+def unknown_architecture(folder):
+    edit_config(folder, architectures=["GPT2LMHeadModel"], model_type="gpt2")
+
+
+def no_hidden_size(folder):
+    config = json.loads((folder / "config.json").read_text())
+    del config["hidden_size"]
+    replace(folder / "config.json", json.dumps(config))
+
+
+def absurd_hidden_size(folder):
+    edit_config(folder, hidden_size=-5)
+
+
+def no_weights(folder):
+    (folder / "model.safetensors").unlink()
+
+
+def truncated_weights(folder):
+    data = (DEMO_MODEL / "model.safetensors").read_bytes()
+    replace(folder / "model.safetensors", data[:len(data) // 2])
+
+
+def empty_weights(folder):
+    replace(folder / "model.safetensors", b"")
+
+
+def absurd_header_length(folder):
+    replace(folder / "model.safetensors", struct.pack("<Q", 1 << 62) + b"{}")
+
+
+def header_is_no_json(folder):
+    replace(folder / "model.safetensors", struct.pack("<Q", 5) + b"hello")
+
+
+def wrong_shape(folder):
+    change_tensor(folder, "model.norm.weight", shape=[1, 2])
+
+
+def wrong_dtype(folder):
+    change_tensor(folder, "model.norm.weight", dtype="I64")
+
+
+def offsets_outside(folder):
+    change_tensor(folder, "model.norm.weight", data_offsets=[0, 1 << 60])
+
+
+def missing_tensor(folder):
+    header, body = read_safetensors(folder / "model.safetensors")
+    del header["model.norm.weight"]
+    write_safetensors(folder / "model.safetensors", header, body)
+
+
+# What is done to the folder → words of the sentence.
+DAMAGES = {
+    no_config: ["config.json"],
+    config_is_no_json: ["config.json"],
+    config_is_a_list: ["config.json"],
+    unknown_architecture: ["GPT2LMHeadModel"],
+    no_hidden_size: ["hidden_size"],
+    absurd_hidden_size: ["hidden_size"],
+    no_weights: ["safetensors"],
+    truncated_weights: ["model.safetensors"],
+    empty_weights: ["model.safetensors"],
+    absurd_header_length: ["model.safetensors"],
+    header_is_no_json: ["model.safetensors"],
+    wrong_shape: ["model.norm.weight"],
+    wrong_dtype: ["model.norm.weight", "I64"],
+    offsets_outside: ["model.norm.weight"],
+    missing_tensor: ["model.norm.weight"],
+}
+
+
+def run(*arguments):
+    return subprocess.run(list(map(str, arguments)), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                          timeout=LIMIT_S, check=False)
+
+
+def check(result, words, code=1):
+    assert result.returncode == code, result.stderr
+    for word in words:
+        assert word in result.stderr, f"{result.stderr!r} does not say {word!r}"
+    for word in ("terminate called", "what():", "Traceback", "Aborted", "check failed"):
+        assert word not in result.stderr, result.stderr
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_the_worker_names_what_is_wrong_with_the_model(damage, tmp_path):
+    folder = copy_of(DEMO_MODEL, tmp_path / "model")
+    damage(folder)
+    check(run(PROGRAMS / "caravan_worker", f"--model={folder}", "--listen_address=127.0.0.1:0"), DAMAGES[damage])
+
+
+@pytest.mark.parametrize("damage", [no_config, unknown_architecture, truncated_weights, missing_tensor],
+                         ids=lambda damage: damage.__name__)
+def test_up_says_it_and_ends(damage, tmp_path):
+    folder = copy_of(DEMO_MODEL, tmp_path / "model")
+    damage(folder)
+    result = run(PROGRAMS / "caravan", "up", f"--model={folder}", "--tensor_parallel=2", "--gateway_port=0",
+                 "--metrics_port=0", f"--log_dir={tmp_path / 'logs'}")
+    check(result, DAMAGES[damage])
+    assert result.stderr.count("\n") == 1, "one sentence"
+
+
+@pytest.mark.parametrize("content,words", [
+    (None, ["tokenizer.model"]),
+    (b"", ["tokenizer.model"]),
+    (b"\x00" * 100, ["tokenizer.model"]),
+    ((ROOT / "README.md").name.encode() * 1000, ["tokenizer.model"]),
+])
+def test_the_tokenizer_names_what_is_wrong_with_its_model(content, words, tmp_path):
+    folder = copy_of(DEMO_MODEL, tmp_path / "model")
+    (folder / "tokenizer.model").unlink()
+    if content is not None:
+        replace(folder / "tokenizer.model", content)
+    check(run(PROGRAMS / "caravan_tokenizer", f"--model={folder}", "--listen_address=127.0.0.1:0"), words)
+
+
+def test_a_vocabulary_that_disagrees_with_the_tokenizer_is_told(tmp_path):
+    golden = ROOT / "tests" / "golden" / "models" / "gqa"
+    folder = copy_of(golden, tmp_path / "model")
+    shutil.copy(DEMO_MODEL / "tokenizer.model", folder / "tokenizer.model")
+    result = run(PROGRAMS / "caravan", "up", f"--model={folder}", "--gateway_port=0", "--metrics_port=0",
+                 f"--log_dir={tmp_path / 'logs'}")
+    check(result, ["vocabulary"])
+
+
+@pytest.mark.parametrize("flags,words", [
+    (["--tensor_parallel=3"], ["tensor_parallel", "3"]),
+    (["--tensor_parallel=0"], ["tensor_parallel"]),
+    (["--rank=2", "--tensor_parallel=2"], ["rank"]),
+    (["--rank=1", "--tensor_parallel=2"], ["leader_address"]),
+    (["--dtype=int7"], ["dtype", "int7"]),
+    (["--load_format=floppy"], ["load_format", "floppy"]),
+    (["--kv_cache_bytes=1"], ["kv_cache_bytes"]),
+    (["--max_batch_tokens=0"], ["max_batch_tokens"]),
+    (["--listen_address=nowhere"], ["listen_address"]),
+])
+def test_the_worker_names_a_flag_that_is_wrong(flags, words, tmp_path):
+    check(run(PROGRAMS / "caravan_worker", f"--model={DEMO_MODEL}", "--listen_address=127.0.0.1:0", *flags), words)
+
+
+@pytest.mark.parametrize("program", ["caravan_gateway", "caravan_tokenizer", "caravan_worker"])
+def test_an_unknown_flag_is_an_error(program):
+    result = run(PROGRAMS / program, "--no_such_flag=1")
+    assert result.returncode != 0
+    assert "no_such_flag" in result.stderr
+
+
+@pytest.mark.parametrize("program", ["caravan_gateway", "caravan_tokenizer", "caravan_worker"])
+def test_help_lists_the_programs_own_flags(program):
+    result = run(PROGRAMS / program, "--help")
+    assert "--listen_address" in result.stdout + result.stderr
+    assert "port_file" in result.stdout + result.stderr

@@ -1,0 +1,284 @@
+"""The caravan program against real clusters."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import threading
+
+import grpc
+import pytest
+
+from helpers.cluster import DEMO_MODEL, PROGRAMS, STOP_LIMIT_S, await_true, pb, protos, request
+
+CARAVAN = PROGRAMS / "caravan"
+PROMPT = "Once upon a time"
+LIMIT = pytest.mark.timeout(180)
+
+
+def run(*arguments, state=None, stdin=None, limit_s=60):
+    environment = dict(os.environ, CARAVAN_STATE_FILE=str(state or "/nonexistent/state"))
+    return subprocess.run([str(CARAVAN), *map(str, arguments)], input=stdin, capture_output=True, text=True,
+                          timeout=limit_s, env=environment, check=False)
+
+
+class Up:
+    """`caravan up` on the bundled model, found by a state file of its own."""
+
+    def __init__(self, folder, *flags):
+        self.state_file = folder / "state.json"
+        self.log_path = folder / "up.log"
+        with self.log_path.open("wb") as log:
+            self.popen = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", str(CARAVAN), "up", f"--model={DEMO_MODEL}", "--gateway_port=0",
+                 "--metrics_port=0", *flags], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env=dict(os.environ, CARAVAN_STATE_FILE=str(self.state_file)))
+        await_true(lambda: self.popen.poll() is not None or self.state_file.exists(), "the state file")
+        assert self.popen.poll() is None, self.log
+        self.state = json.loads(self.state_file.read_text())
+        self.channel = grpc.insecure_channel(self.state["gateway"], options=[("grpc.use_local_subchannel_pool", 1)])
+        self.generation = protos.generation_grpc.GenerationStub(self.channel)
+
+    @property
+    def log(self):
+        return self.log_path.read_text()
+
+    def ranks(self):
+        models = self.generation.ListModels(pb.ListModelsRequest(), timeout=10).models
+        return {rank.rank: rank.pid for rank in models[0].replicas[0].ranks if rank.state == "ready"}
+
+    def children(self):
+        return [int(pid) for pid in pathlib.Path(f"/proc/{self.popen.pid}/task/{self.popen.pid}/children").read_text()
+                .split()]
+
+    def end(self):
+        self.channel.close()
+        if self.popen.poll() is None:
+            self.popen.kill()
+        self.popen.wait()
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory):
+    up = Up(tmp_path_factory.mktemp("up"), "--tensor_parallel=2")
+    yield up
+    up.end()
+
+
+def generate_json(up, *arguments, stdin=None):
+    result = run("generate", "--json", *arguments, state=up.state_file, stdin=stdin)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def gone(pids):
+    return not any(pathlib.Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+@LIMIT
+def test_demo_tells_a_story_shows_what_ran_and_stops():
+    result = run("demo", limit_s=120)
+    assert result.returncode == 0, result.stderr
+    assert PROMPT in result.stdout
+    assert re.search(r"\d+ tokens at [\d.]+ tokens/s, the first after \d+ ms", result.stdout)
+    pids = [int(pid) for pid in re.findall(r"^(?:gateway|tokenizer|worker \d) +(\d+) ", result.stdout, re.MULTILINE)]
+    assert len(pids) == 4
+    assert gone(pids)
+
+
+@LIMIT
+def test_up_prints_addresses_and_lines_to_paste(up):
+    assert up.state["gateway"] in up.log
+    assert f"generate --address={up.state['gateway']}" in up.log
+    assert "python3 -c" in up.log
+
+
+@LIMIT
+def test_the_python_line_of_up_works_as_pasted(up, tmp_path):
+    line = next(line for line in up.log.splitlines() if "python3 -c" in line)
+    environment = dict(os.environ, PATH=f"{pathlib.Path(os.sys.executable).parent}:{os.environ['PATH']}")
+    result = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60, env=environment,
+                            cwd=tmp_path, check=False)
+    assert result.returncode == 0, result.stderr
+    assert len(result.stdout.split()) > 10
+
+
+@LIMIT
+def test_generate_writes_the_text_and_nothing_else(up, golden_answers):
+    answer = golden_answers[3]
+    result = run("generate", "--temperature=0", f"--max_tokens={answer['max_tokens']}", answer["prompt"],
+                 state=up.state_file)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == answer["greedy_text"] + "\n"
+
+
+@LIMIT
+def test_generate_reads_standard_input_and_takes_an_address(up, golden_answers):
+    answer = golden_answers[3]
+    result = run("generate", "--temperature=0", f"--max_tokens={answer['max_tokens']}",
+                 f"--address={up.state['gateway']}", stdin=answer["prompt"] + "\n")
+    assert result.stdout == answer["greedy_text"] + "\n"
+
+
+@LIMIT
+def test_generate_repeats_itself_by_the_seed_and_resumes(up):
+    first = generate_json(up, "--seed=7", "--max_tokens=30", PROMPT)
+    assert generate_json(up, "--seed=7", "--max_tokens=30", PROMPT)["token_ids"] == first["token_ids"]
+    assert generate_json(up, "--seed=8", "--max_tokens=30", PROMPT)["token_ids"] != first["token_ids"]
+    resumed = generate_json(up, "--seed=7", "--max_tokens=30", "--resume", ",".join(map(str, first["token_ids"][:10])),
+                            PROMPT)
+    assert resumed["token_ids"] == first["token_ids"][10:]
+
+
+@LIMIT
+def test_generate_stops_at_a_stop_string(up):
+    whole = generate_json(up, "--temperature=0", "--max_tokens=40", PROMPT)["text"]
+    word = whole.split()[5]
+    stopped = generate_json(up, "--temperature=0", "--max_tokens=40", f"--stop={word}", PROMPT)
+    assert stopped["finish_reason"] == "stop string"
+    assert whole.startswith(stopped["text"]) and word not in stopped["text"]
+
+
+@LIMIT
+def test_generate_says_what_the_gateway_refuses(up):
+    result = run("generate", "--top_p=2", PROMPT, state=up.state_file)
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert "top_p" in result.stderr and result.stderr.count("\n") == 1
+
+
+@LIMIT
+def test_ctrl_c_cancels_generate(up):
+    with subprocess.Popen([str(CARAVAN), "generate", "--max_tokens=400", "--ignore_eos", PROMPT],
+                          stdout=subprocess.PIPE, env=dict(os.environ, CARAVAN_STATE_FILE=str(up.state_file))) as child:
+        assert child.stdout.read(1)
+        child.send_signal(signal.SIGINT)
+        assert child.wait(timeout=STOP_LIMIT_S) in (0, 130)  # 0 where it had finished already
+
+
+@LIMIT
+def test_chat_answers_each_line(up):
+    result = run("chat", "--temperature=0", "--max_tokens=60", state=up.state_file, stdin="Hello!\nThank you!\n")
+    assert result.returncode == 0, result.stderr
+    assert "Hello! I tell short stories." in result.stdout
+    assert len(result.stdout.strip().splitlines()) >= 2
+
+
+@LIMIT
+def test_status_shows_replica_and_ranks(up):
+    result = run("status", state=up.state_file)
+    assert result.returncode == 0, result.stderr
+    for pid in up.ranks().values():
+        assert str(pid) in result.stdout
+    assert "ready" in result.stdout and "KV TOKENS" in result.stdout
+    assert json.loads(run("status", "--json", state=up.state_file).stdout)["models"][0]["name"] == "demo"
+
+
+@LIMIT
+@pytest.mark.parametrize("pace", ["--concurrency=4", "--rate=50"])
+def test_bench_measures_and_writes_json(up, pace, tmp_path):
+    result = run("bench", pace, "--num_requests=12", "--prompt_tokens=4:16", "--output_tokens=8",
+                 f"--json={tmp_path / 'bench.json'}", state=up.state_file)
+    assert result.returncode == 0, result.stderr
+    assert "time to first token" in result.stdout
+    report = json.loads((tmp_path / "bench.json").read_text())
+    assert (report["succeeded"], report["failed"], report["output_tokens"]) == (12, 0, 96)
+    assert 0 < report["time_to_first_token_ms"]["p50"] <= report["time_to_first_token_ms"]["p99"]
+    assert report["inter_token_ms"]["p50"] <= report["end_to_end_ms"]["p50"]
+
+
+@LIMIT
+@pytest.mark.parametrize("victim", ["leader", "follower", "gateway", "tokenizer"])
+def test_up_restarts_what_is_killed_and_serves_again(up, victim):
+    before = generate_json(up, "--temperature=0", "--max_tokens=20", PROMPT)["token_ids"]
+    names = {pathlib.Path(f"/proc/{pid}/comm").read_text().strip(): pid for pid in up.children()}
+    ranks = up.ranks()
+    pid = {"leader": ranks[0], "follower": ranks[1], "gateway": names["caravan_gateway"],
+           "tokenizer": names["caravan_tokenize"]}[victim]
+    os.kill(pid, signal.SIGKILL)
+    await_true(lambda: gone([pid]) and len(up.children()) == 4, "the restart")
+
+    def serves():
+        result = run("generate", "--json", "--temperature=0", "--max_tokens=20", PROMPT, state=up.state_file)
+        return result.returncode == 0 and json.loads(result.stdout)["token_ids"] == before
+
+    await_true(serves, f"an answer after the {victim} was killed")
+    assert pid not in up.children()
+
+
+@LIMIT
+def test_sigterm_finishes_requests_and_leaves_no_process(tmp_path):
+    up = Up(tmp_path, "--tensor_parallel=2")
+    try:
+        children = up.children()
+        call = up.generation.Generate(request(PROMPT, max_tokens=300, stopping={"ignore_eos": True}), timeout=60)
+        events = iter(call)
+        next(events)
+        up.popen.send_signal(signal.SIGTERM)
+        tokens = sum(event.tokens.num_tokens for event in events)
+        assert tokens == 300
+        assert up.popen.wait(timeout=60) == 0
+        assert len(children) == 4 and gone(children)
+        assert not up.state_file.exists()
+    finally:
+        up.end()
+
+
+@LIMIT
+def test_no_process_outlives_a_killed_up(tmp_path):
+    up = Up(tmp_path, "--tensor_parallel=2")
+    try:
+        children = up.children()
+        up.popen.kill()
+        up.popen.wait()
+        await_true(lambda: gone(children), "the children to be gone", STOP_LIMIT_S)
+    finally:
+        up.end()
+
+
+def test_a_port_in_use_is_named_at_once():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        result = run("up", f"--model={DEMO_MODEL}", f"--gateway_port={port}")
+    assert result.returncode == 1
+    assert f"port {port}" in result.stderr and "--gateway_port" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("program,flag", [("caravan_gateway", "--replicas=127.0.0.1:1 --tokenizers=127.0.0.1:1"),
+                                          ("caravan_tokenizer", f"--model={DEMO_MODEL}"),
+                                          ("caravan_worker", f"--model={DEMO_MODEL}")])
+def test_each_service_names_a_port_in_use(program, flag):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        result = subprocess.run([str(PROGRAMS / program), f"--listen_address=127.0.0.1:{port}", *flag.split()],
+                                capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 1
+    assert f"127.0.0.1:{port}" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["up", "demo", "generate", "chat", "status", "bench"])
+def test_each_command_explains_itself(command):
+    result = run(command, "--help")
+    assert result.returncode == 0
+    assert result.stdout.startswith(f"caravan {command}")
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["up", "--model=x", "--tensor_parallel=0"], ["status", "x"],
+                                       ["bench", "--prompt_tokens=9:1"], ["generate", "--max_tokens=0", "x"]])
+def test_wrong_usage_is_two_and_a_sentence(arguments):
+    result = run(*arguments)
+    assert result.returncode == 2
+    assert result.stderr and result.stdout == ""
+
+
+@pytest.mark.parametrize("command", [["generate", "x"], ["status"], ["bench"]])
+def test_where_nothing_answers_a_sentence_says_so(command):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        result = run(*command, f"--address=127.0.0.1:{unused.getsockname()[1]}")
+    assert result.returncode == 1
+    assert "caravan up" in result.stderr and result.stderr.count("\n") == 1
