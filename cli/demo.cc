@@ -21,8 +21,8 @@ namespace caravan {
 namespace {
 
 struct DemoOptions {
-  std::string prompt = "Once upon a time";
-  int64_t max_tokens = 200;
+  std::string prompt = "Once upon a time, there was a little girl named Matilda";
+  int64_t max_tokens = 400;
   double temperature = 0.7;
   uint64_t seed = 1;
 };

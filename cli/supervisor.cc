@@ -187,7 +187,8 @@ void Supervisor::Stop(const std::vector<int>& indices, absl::Time deadline) {
 std::string LastWords(const std::vector<std::string>& lines) {
   for (auto line = lines.rbegin(); line != lines.rend(); ++line) {
     if (absl::StrContains(*line, "check failed")) return *line;
-    if (!absl::StrContains(*line, " error ")) continue;
+    constexpr size_t kLongestTime = 32;
+    if (line->find(" E ") > kLongestTime) continue;  // "TIME E SERVICE verb key=value …"
     const std::string sentence = QuotedField(*line);
     return sentence.empty() ? *line : sentence;
   }

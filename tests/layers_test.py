@@ -17,7 +17,7 @@ ALLOWED = {
     "worker/model": BASE | {"worker/engine", "kernels"},
     "worker/replica": {"common", "proto", "worker/engine", "worker/model/collectives.h", "kernels/device_stream.h",
                        "kernels/view.h"},
-    "worker": {"common", "proto", "worker/engine", "worker/model", "worker/replica"},
+    "worker": {"common", "proto", "worker/engine", "worker/model", "worker/replica", "kernels/cpu_backend.h"},
     "tokenizer_service": {"common", "proto"},
     "gateway": {"common", "proto"},
     "gateway/generation": {"common", "proto", "gateway"},

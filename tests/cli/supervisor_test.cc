@@ -156,9 +156,9 @@ TEST(ChildProcess, DoesNotOutliveAKilledParent) {
 }
 
 TEST(LastWords, PrefersTheLastErrorLine) {
-  EXPECT_EQ(LastWords({"a error worker/0 bad model", "b info worker/0 bye", ""}),
-            "a error worker/0 bad model");
-  EXPECT_EQ(LastWords({"2026 error worker/0 failed status=\"NOT_FOUND: no \\\"x\\\" in y\" a=1"}),
+  EXPECT_EQ(LastWords({"a E worker/0 bad model", "b I worker/0 bye E x", ""}),
+            "a E worker/0 bad model");
+  EXPECT_EQ(LastWords({"2026 E worker/0 failed status=\"NOT_FOUND: no \\\"x\\\" in y\" a=1"}),
             "no \"x\" in y");
   EXPECT_EQ(LastWords({"only this", ""}), "only this");
   EXPECT_EQ(LastWords({}), "it said nothing");

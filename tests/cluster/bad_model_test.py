@@ -110,7 +110,7 @@ def offsets_outside(folder):
 
 def missing_tensor(folder):
     header, body = read_safetensors(folder / "model.safetensors")
-    del header["model.norm.weight"]
+    header["model.nrom.weight"] = header.pop("model.norm.weight")
     write_safetensors(folder / "model.safetensors", header, body)
 
 
