@@ -53,6 +53,8 @@ GatewayMetrics::GatewayMetrics(MetricsRegistry& registry)
                                        "Replicas that new requests are sent to.")),
       tokenizers_ready(registry.AddGauge("caravan_gateway_tokenizers_ready",
                                          "Tokenizer services with a decode session.")),
+      open_calls(registry.AddGauge("caravan_gateway_open_calls",
+                                   "Generate and Session calls of clients.")),
       refusals(
           registry.AddCounter("caravan_gateway_refusals_total", "Requests refused by admission.")),
       slow_readers(registry.AddCounter("caravan_gateway_slow_readers_total",

@@ -28,6 +28,7 @@ struct GatewayMetrics {
   Gauge& inflight_requests;
   Gauge& replicas_ready;
   Gauge& tokenizers_ready;
+  Gauge& open_calls;         // Generate and Session calls of clients
   Counter& refusals;         // by admission
   Counter& slow_readers;     // requests ended because their client read too slowly
   Counter& unknown_cancels;  // session cancels and credits of ids that don't run

@@ -19,7 +19,9 @@ class Refusal : public grpc::ServerWriteReactor<v1::GenerateResponse> {
 }  // namespace
 
 GenerateReactor::GenerateReactor(const NativeContext* native, grpc::CallbackServerContext* call)
-    : native_(native), call_(call), keep_alive_(native->loop) {}
+    : native_(native), call_(call), keep_alive_(native->loop) {
+  native_->metrics->open_calls.Increment();
+}
 
 grpc::ServerWriteReactor<v1::GenerateResponse>* GenerateReactor::Start(
     const NativeContext* native, grpc::CallbackServerContext* call,
@@ -130,6 +132,7 @@ void GenerateReactor::OnDone() {
   native_->loop->Post([self = self_] {
     self->native_->loop->CancelTimer(&self->slow_reader_timer_);
     if (self->generation_ != nullptr) self->generation_->Detach();
+    self->native_->metrics->open_calls.Decrement();
     self->self_ = nullptr;
   });
 }

@@ -41,7 +41,9 @@ SessionReactor::SessionReactor(const NativeContext* native, Registry* registry,
     : native_(native),
       registry_(registry),
       call_info_(CallInfoOf(*call)),
-      keep_alive_(native->loop) {}
+      keep_alive_(native->loop) {
+  native_->metrics->open_calls.Increment();
+}
 
 SessionReactor* SessionReactor::Start(const NativeContext* native, Registry* registry,
                                       grpc::CallbackServerContext* call) {
@@ -291,6 +293,7 @@ void SessionReactor::OnDone() {
   native_->loop->Post([self = self_] {
     self->CancelAll();
     self->registry_->erase(self.get());
+    self->native_->metrics->open_calls.Decrement();
     self->self_ = nullptr;
   });
 }

@@ -60,6 +60,13 @@ class FakeTokenizer : public v1::Tokenizer::Service {
     held_ = false;
     released_.notify_all();
   }
+  // Until so many calls of Encode have come.
+  void AwaitEncodes(int count) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    const bool came =
+        released_.wait_for(lock, std::chrono::seconds(20), [&] { return num_encodes_ >= count; });
+    CARAVAN_CHECK(came, "no Encode came");
+  }
   int num_encodes() const { return num_encodes_; }
   std::string last_request_id() {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -84,7 +91,11 @@ class FakeTokenizer : public v1::Tokenizer::Service {
 
   grpc::Status Encode(grpc::ServerContext* context, const v1::EncodeRequest* request,
                       v1::EncodeResponse* response) override {
-    ++num_encodes_;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      ++num_encodes_;
+      released_.notify_all();
+    }
     if (refused_encodes_ > 0) {
       --refused_encodes_;
       return {grpc::StatusCode::UNAVAILABLE, "refused by the test"};

@@ -61,7 +61,10 @@ class FakeWorker : public v1::Worker::Service {
 
   v1::WorkerSubmit AwaitSubmit() { return Await(&submits_, "submit"); }
   uint64_t AwaitCancel() { return Await(&cancels_, "cancel"); }
-  size_t num_sessions() const { return num_sessions_; }
+  size_t num_cancels() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return cancels_.size();
+  }
 
   // The next tokens of sample 0 of a request, as the engine would send them.
   void Emit(uint64_t key, const std::vector<int32_t>& ids,
@@ -130,7 +133,6 @@ class FakeWorker : public v1::Worker::Service {
       const std::lock_guard<std::mutex> lock(mutex_);
       stream->Write(Welcome());
       streams_.emplace_back(stream, context);
-      ++num_sessions_;
     }
     while (stream->Read(&request)) Handle(request);
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -181,7 +183,6 @@ class FakeWorker : public v1::Worker::Service {
   std::deque<uint64_t> cancels_;
   std::map<uint64_t, uint32_t> attempts_;
   std::map<uint64_t, uint32_t> positions_;
-  std::atomic<size_t> num_sessions_{0};
   std::unique_ptr<GrpcServer> server_;
 };
 

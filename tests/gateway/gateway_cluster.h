@@ -113,17 +113,21 @@ class Cluster {
     }
     context.TryCancel();
   }
-  // Until a worker's or tokenizer's change has come through: ListModels shows so many ready ones.
+  // Until so many replicas are ready in the gateway's eyes.
   void AwaitReady(int count) {
-    for (int ready = -1; ready != count;) {
-      grpc::ClientContext context;
-      v1::ListModelsResponse response;
-      CARAVAN_CHECK(stub_->ListModels(&context, {}, &response).ok());
-      ready = 0;
-      for (const v1::ModelInfo& model : response.models()) {
-        for (const v1::ReplicaInfo& replica : model.replicas()) ready += replica.ready() ? 1 : 0;
-      }
-    }
+    Await([=, this] { return gateway_->metrics().replicas_ready.Value() == count; });
+  }
+  // Until no call is open.
+  void AwaitNoCalls() {
+    Await([this] { return gateway_->metrics().open_calls.Value() == 0; });
+  }
+
+  // Until so many requests are in flight and waiting.
+  void AwaitInflight(int inflight, int queued) {
+    Await([=, this] {
+      return gateway_->metrics().inflight_requests.Value() == inflight &&
+             gateway_->metrics().queued_requests.Value() == queued;
+    });
   }
 
   FakeWorker& worker(int i = 0) { return *workers_[i]; }
@@ -137,6 +141,15 @@ class Cluster {
   void DestroyGateway() { gateway_ = nullptr; }
 
  private:
+  // The gateway's metrics are the one thing about it that tests can only look at again and again.
+  static void Await(const std::function<bool()>& condition) {
+    const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    while (!condition()) {
+      CARAVAN_CHECK(std::chrono::steady_clock::now() < give_up, "it never came to pass");
+      std::this_thread::yield();
+    }
+  }
+
   std::vector<std::unique_ptr<FakeWorker>> workers_;
   std::vector<std::unique_ptr<FakeTokenizer>> tokenizers_;
   std::unique_ptr<Gateway> gateway_;
