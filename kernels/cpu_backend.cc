@@ -1,6 +1,9 @@
 #include "kernels/cpu_backend.h"
 
 #include <sched.h>
+#ifdef __x86_64__
+#include <cpuid.h>
+#endif
 
 #include <algorithm>
 #include <atomic>
@@ -12,6 +15,14 @@
 
 namespace caravan {
 namespace {
+
+#ifdef __x86_64__
+// Clang's __builtin_cpu_supports does not know its name.
+bool HasF16c() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
+#endif
 
 CpuIsa IsaFromEnvironment() {
   const char* name = std::getenv("CARAVAN_CPU_ISA");
@@ -61,8 +72,7 @@ const char* NameOf(CpuIsa isa) {
 CpuIsa BestCpuIsa() {
 #ifdef __x86_64__
   __builtin_cpu_init();
-  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") ||
-      !__builtin_cpu_supports("f16c")) {
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !HasF16c()) {
     return CpuIsa::kPortable;
   }
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

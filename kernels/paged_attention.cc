@@ -189,7 +189,7 @@ void PagedAttention(ConstMatrixView q, const KvCacheView& kv, const PagedBatch& 
                     MatrixView out, DeviceStream stream) {
   CARAVAN_CHECK(kv.format == KvFormat::kDense, "unknown KV format");
   CARAVAN_CHECK(kv.head_size > 0 && kv.kv_heads > 0 && kv.block_tokens > 0 &&
-                    q.cols % (kv.head_size * kv.kv_heads) == 0,
+                    q.cols % (int64_t{kv.head_size} * kv.kv_heads) == 0,
                 q.cols, " columns, ", kv.kv_heads, " KV heads of ", kv.head_size);
   CARAVAN_CHECK_EQ(out.rows, q.rows);
   CARAVAN_CHECK_EQ(out.cols, q.cols);

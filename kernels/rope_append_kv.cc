@@ -30,7 +30,7 @@ void RopeAppendKv(MatrixView qkv, ConstMatrixView cos_sin, std::span<const int32
                   const PagedBatch& batch, const KvCacheView& kv) {
   const Primitives& primitives = ActivePrimitives();
   const int64_t size = kv.head_size;
-  const int64_t q_heads = qkv.cols / size - 2 * kv.kv_heads;
+  const int64_t q_heads = qkv.cols / size - int64_t{2} * kv.kv_heads;
   const auto from_float = primitives.from_float;
   ParallelFor(qkv.rows, 1, qkv.rows * qkv.cols, [&](int64_t begin, int64_t end) {
     float* row = FloatScratch(ScratchUse::kRow, qkv.cols);
@@ -67,8 +67,8 @@ void RopeAppendKv(MatrixView qkv, ConstMatrixView cos_sin, std::span<const int32
   CARAVAN_CHECK(cos_sin.dtype == DType::kFloat32, NameOf(cos_sin.dtype));
   CARAVAN_CHECK(kv.head_size > 0 && kv.head_size % 2 == 0, "head size ", kv.head_size);
   CARAVAN_CHECK_EQ(cos_sin.cols, int64_t{kv.head_size});
-  CARAVAN_CHECK(qkv.cols % kv.head_size == 0 && qkv.cols > 2 * kv.kv_heads * kv.head_size, qkv.cols,
-                " columns, ", kv.kv_heads, " KV heads of ", kv.head_size);
+  CARAVAN_CHECK(qkv.cols % kv.head_size == 0 && qkv.cols > int64_t{2} * kv.kv_heads * kv.head_size,
+                qkv.cols, " columns, ", kv.kv_heads, " KV heads of ", kv.head_size);
   CARAVAN_CHECK_EQ(static_cast<int64_t>(rope_rows.size()), qkv.rows);
   CARAVAN_CHECK_EQ(static_cast<int64_t>(batch.query_starts.size()), batch.num_sequences() + 1);
   CARAVAN_CHECK_EQ(int64_t{batch.query_starts.back()}, qkv.rows);

@@ -87,15 +87,16 @@ class ThreadPool {
     }
   }
 
-  std::atomic_flag busy_;  // set by the one caller that has the threads
-  int threads_ = 0;
-  void (*body_)(void*, int) = nullptr;
-  void* context_ = nullptr;
   // On lines of their own: everybody watches them.
   alignas(64) std::atomic<int> left_ = 0;        // parts that nobody has taken
   alignas(64) std::atomic<int> unfinished_ = 0;  // parts that are not done
   alignas(64) std::atomic<uint32_t> wake_ = 0;   // counts jobs
-  std::atomic<int> helpers_ = 0;                 // threads that may take parts, besides the caller
+
+  std::atomic<int> helpers_ = 0;  // threads that may take parts, besides the caller
+  int threads_ = 0;
+  void (*body_)(void*, int) = nullptr;
+  void* context_ = nullptr;
+  std::atomic_flag busy_;  // set by the one caller that has the threads
 };
 
 }  // namespace
