@@ -12,10 +12,16 @@
 
 namespace caravan {
 
-// Equal to LlamaTokenizer for both values of `legacy`; EncodeOptions::parse_special_tokens = false
-// is its split_special_tokens=True, and no_dummy_prefix its add_prefix_space=False. One difference
-// is meant: text that is not to be parsed never gives a special token, not even where the model
-// itself has the special token's name as an ordinary or user-defined piece.
+// Encode equals LlamaTokenizer for both values of `legacy`; parse_special_tokens = false is its
+// split_special_tokens=True, no_dummy_prefix its add_prefix_space=False. One difference is meant:
+// text that is not to be parsed never gives a special token, not even where the model itself has
+// the special token's name as an ordinary or user-defined piece.
+//
+// Decode equals LlamaTokenizer.decode for text that was encoded, and for any ids but in this:
+// incomplete UTF-8 stays as it is (there: U+FFFD); nothing is taken away or put in around special
+// and added tokens (there: a space after one goes; legacy puts one before one that is kept, and
+// takes a second space from the text's start); a token that is flagged special is left out even
+// where it has no role (bos_token, …, additional_special_tokens).
 class SentencePieceTokenizer : public Tokenizer {
  public:
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const std::string& folder);

@@ -13,7 +13,7 @@ from parity import fuzz_decode, fuzz_encode, load_reference
 LONG = bool(os.environ.get("CARAVAN_LONG_TESTS"))
 SEED = int(os.environ.get("CARAVAN_SEED", "20240229"))
 NUM_TEXTS = 1_000_000 if LONG else 50_000
-NUM_ID_LISTS = 200_000 if LONG else 20_000
+NUM_ID_LISTS = 200_000 if LONG else 10_000
 CHUNK = 2500
 
 
