@@ -153,6 +153,9 @@ bool Engine::Impl::Turn() {
   if (failed_) return false;
   TakeMail();
   ExpireDeadlines();
+  if (!recovering_ && in_flight_.empty()) {
+    if (const absl::Status status = runner_->status(); !status.ok()) LoseStep(status);
+  }
   bool worked = true;
   if (recovering_) {
     Recover();
@@ -412,6 +415,8 @@ Engine::~Engine() { Stop(); }
 absl::Status Engine::Submit(Request request) { return impl_->Submit(std::move(request)); }
 
 void Engine::Cancel(RequestKey key) { impl_->mailbox().Cancel(key); }
+
+void Engine::Wake() { impl_->mailbox().Wake(); }
 
 EngineStats Engine::Stats() const { return impl_->mailbox().Stats(); }
 

@@ -82,6 +82,10 @@ class Engine {
   // FinishReason::kCancelled.
   void Cancel(RequestKey key);
 
+  // Any thread: the runner's status() may have changed. An idle engine recovers at once, so that
+  // its next request does not find out.
+  void Wake();
+
   // Any thread.
   EngineStats Stats() const;
 

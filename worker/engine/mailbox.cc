@@ -42,6 +42,14 @@ void Mailbox::Cancel(RequestKey key) {
   news_.notify_one();
 }
 
+void Mailbox::Wake() {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    woken_ = true;
+  }
+  news_.notify_one();
+}
+
 EngineStats Mailbox::Stats() const {
   const std::lock_guard<std::mutex> lock(mutex_);
   EngineStats stats = stats_;
@@ -87,12 +95,13 @@ std::vector<Mailbox::Command> Mailbox::Take() {
   const std::lock_guard<std::mutex> lock(mutex_);
   // The requests taken stay counted as waiting until the turn's statistics are there.
   stats_.waiting_requests += std::exchange(submissions_, 0);
+  woken_ = false;
   return std::exchange(commands_, {});
 }
 
 void Mailbox::WaitForNews() {
   std::unique_lock<std::mutex> lock(mutex_);
-  news_.wait(lock, [this] { return stopping_ || !commands_.empty(); });
+  news_.wait(lock, [this] { return stopping_ || woken_ || !commands_.empty(); });
 }
 
 void Mailbox::BeginDelivery(const EngineStats& stats, const std::vector<RequestKey>& released) {

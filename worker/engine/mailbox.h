@@ -27,6 +27,7 @@ class Mailbox {
   // Any thread.
   absl::Status Submit(Request request);
   void Cancel(RequestKey key);
+  void Wake();  // is news without a command
   EngineStats Stats() const;
   absl::Status status() const;
   void BeginDrain();
@@ -38,7 +39,7 @@ class Mailbox {
 
   // The engine's thread.
   std::vector<Command> Take();
-  void WaitForNews();  // until there is a command, or Stop
+  void WaitForNews();  // until there is a command, Wake or Stop
   // After a turn, around the delivery of its events: `released` keys have had their last one.
   void BeginDelivery(const EngineStats& stats, const std::vector<RequestKey>& released);
   void EndDelivery();
@@ -54,6 +55,7 @@ class Mailbox {
   std::condition_variable empty_;  // for WaitUntilEmpty
   std::vector<Command> commands_;
   int32_t submissions_ = 0;  // among them
+  bool woken_ = false;
   absl::flat_hash_set<RequestKey> keys_;
   EngineStats stats_;
   absl::Status status_;

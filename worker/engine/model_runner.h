@@ -38,6 +38,9 @@ class ModelRunner {
   // Waits for the oldest uncollected step.
   virtual absl::StatusOr<StepResult> Collect() = 0;
 
+  // UNAVAILABLE from the moment that a rank is lost, without waiting, until Recover has succeeded.
+  virtual absl::Status status() const { return absl::OkStatus(); }
+
   // Forms the next epoch, for at most `timeout`: OK when steps can run again, with all slots and
   // blocks empty; DEADLINE_EXCEEDED when it is not yet so (call again); any other error is fatal.
   // OK at once where nothing was lost.

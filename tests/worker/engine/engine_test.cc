@@ -315,6 +315,23 @@ TEST_P(EngineTest, FailsOnlyWhatHasBegunWhenARankIsLost) {
   harness().ExpectEmpty();
 }
 
+TEST_P(EngineTest, RecoversFromALossWhileIdleAndFailsNoRequest) {
+  const Request before = MakeRequest(1, Tokens(20), 5);
+  Submit(before);
+  harness().RunUntilIdle();
+  harness().runner().LoseIdle();
+  engine().Wake();
+  harness().RunUntilIdle();
+  EXPECT_EQ(harness().runner().recover_calls(), 1);
+  EXPECT_EQ(engine().Stats().cached_blocks, 0);
+  const Request after = MakeRequest(2, Tokens(20), 5);
+  Submit(after);
+  harness().RunUntilIdle();
+  harness().ExpectAlone(before);
+  harness().ExpectAlone(after);
+  harness().ExpectEmpty();
+}
+
 TEST_P(EngineTest, ServesItsMailboxWhileARankIsMissing) {
   Submit(MakeRequest(1, Tokens(4), 20));
   harness().RunUntilTokens(1, 3);

@@ -57,6 +57,15 @@ class FakeModelRunner : public ModelRunner {
     return absl::OkStatus();
   }
 
+  absl::Status status() const override {
+    return lost_ ? absl::UnavailableError("a rank is missing") : absl::OkStatus();
+  }
+
+  // A rank is lost while nothing runs.
+  void LoseIdle() {
+    lost_ = true;
+    results_.clear();
+  }
   // The next call fails with `status`; UNAVAILABLE is recovered from at the (n + 1)th Recover.
   void Fail(absl::Status status, int32_t recover_after_calls = 0) {
     failure_ = std::move(status);
