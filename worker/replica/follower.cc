@@ -1,0 +1,215 @@
+#include "worker/replica/follower.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <thread>
+#include <utility>
+
+#include "common/log.h"
+#include "common/server.h"
+#include "common/status.h"
+#include "worker/replica/local_host.h"
+
+namespace caravan {
+namespace {
+
+constexpr absl::Duration kFirstPause = absl::Milliseconds(50);
+constexpr absl::Duration kLongestPause = absl::Seconds(1);
+constexpr absl::Duration kDialTimeout = absl::Seconds(5);
+constexpr int kHeartbeats = 10;  // in a rank_timeout
+
+}  // namespace
+
+ReplicaFollower::ReplicaFollower(FollowerOptions options, RankRunner* runner)
+    : options_(std::move(options)),
+      runner_(runner),
+      stub_(v1::Replica::NewStub(MakeChannel(options_.leader_address))) {}
+
+ReplicaFollower::~ReplicaFollower() = default;
+
+absl::Status ReplicaFollower::Run() {
+  std::thread steps([this] { RunSteps(); });
+  std::thread heartbeats([this] { SendHeartbeats(); });
+  bool connected = true;  // logs once a change
+  absl::Duration pause = kFirstPause;
+  while (!finished()) {
+    grpc::Status end;
+    const bool heard = ServeStream(&end);
+    AbortEpoch();
+    if ((heard || connected) && !finished()) {
+      LogWarning("no leader",
+                 {{"leader", options_.leader_address}, {"status", ToString(FromGrpcStatus(end))}});
+    }
+    connected = heard;
+    pause = heard ? kFirstPause : std::min(kLongestPause, 2 * pause);
+    std::unique_lock lock(mutex_);
+    if (draining_) break;
+    changed_.wait_for(lock, absl::ToChronoNanoseconds(pause), [this] { return finished_; });
+  }
+  Finish(absl::OkStatus());
+  steps.join();
+  heartbeats.join();
+  return result_;
+}
+
+bool ReplicaFollower::ServeStream(grpc::Status* end) {
+  const auto context = std::make_shared<grpc::ClientContext>();
+  {
+    const std::lock_guard lock(mutex_);
+    if (finished_) return false;
+    context_ = context;
+    last_heard_ = absl::Now();
+    leader_ = 0;
+    epoch_ = 0;
+  }
+  std::shared_ptr<Stream> stream = stub_->Join(context.get());
+  {
+    const std::lock_guard lock(write_mutex_);
+    stream_ = stream;
+  }
+  Send(0, HelloMessage());
+  v1::LeaderMessage message;
+  bool heard = false;
+  while (stream->Read(&message)) {
+    {
+      const std::lock_guard lock(mutex_);
+      last_heard_ = absl::Now();
+      if (leader_ == 0) leader_ = message.instance();
+      if (leader_ != message.instance()) continue;  // fenced
+    }
+    if (!std::exchange(heard, true)) {
+      LogInfo("joined leader",
+              {{"leader", options_.leader_address}, {"instance", message.instance()}});
+    }
+    Handle(message);
+  }
+  {
+    const std::lock_guard lock(write_mutex_);
+    stream_ = nullptr;
+  }
+  *end = stream->Finish();
+  return heard;
+}
+
+v1::FollowerMessage ReplicaFollower::HelloMessage() const {
+  const RunnerLimits& limits = runner_->limits();
+  v1::FollowerMessage message;
+  v1::FollowerHello* hello = message.mutable_hello();
+  hello->mutable_rank()->set_tensor(static_cast<uint32_t>(options_.rank));
+  hello->set_tensor_parallel(static_cast<uint32_t>(options_.tensor_parallel));
+  hello->set_fingerprint(options_.fingerprint);
+  hello->set_build(options_.build);
+  hello->set_host(LocalHostName());
+  hello->set_boot_id(LocalBootId());
+  hello->set_pid(static_cast<uint32_t>(getpid()));
+  hello->set_num_blocks(static_cast<uint32_t>(limits.num_blocks));
+  hello->set_memory_bytes(options_.memory_bytes ? options_.memory_bytes() : 0);
+  hello->set_limits(DescribeLimits(limits));
+  return message;
+}
+
+bool ReplicaFollower::Send(uint64_t epoch, v1::FollowerMessage message) {
+  const std::lock_guard lock(write_mutex_);
+  if (stream_ == nullptr) return false;
+  message.set_instance(options_.instance);
+  message.set_epoch(epoch);
+  return stream_->Write(message);
+}
+
+// Run's thread: keeps the order of what comes, and aborts what runs where the epoch has ended.
+void ReplicaFollower::Handle(const v1::LeaderMessage& message) {
+  switch (message.message_case()) {
+    case v1::LeaderMessage::kConfigure:
+      if (message.epoch() <= epoch_) return;  // fenced
+      AbortEpoch();
+      epoch_ = message.epoch();
+      break;
+    case v1::LeaderMessage::kAbort:
+      if (message.epoch() != epoch_) return;
+      LogWarning("lost epoch", {{"epoch", message.epoch()}, {"reason", message.abort().reason()}});
+      return AbortEpoch();
+    case v1::LeaderMessage::kLeave:
+      LogInfo("told to leave", {{"reason", message.leave().reason()}});
+      return Finish(absl::Status(static_cast<absl::StatusCode>(message.leave().code()),
+                                 message.leave().reason()));
+    case v1::LeaderMessage::kRendezvous:
+    case v1::LeaderMessage::kStep:
+      if (message.epoch() != epoch_) return;  // fenced
+      break;
+    case v1::LeaderMessage::kHeartbeat:
+    case v1::LeaderMessage::MESSAGE_NOT_SET:
+      return;
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    commands_.push_back(message);
+  }
+  changed_.notify_all();
+}
+
+void ReplicaFollower::AbortEpoch() {
+  const std::lock_guard lock(mutex_);
+  in_epoch_ = false;
+  commands_.clear();
+  if (builder_ != nullptr) builder_->Abort();
+  if (ranks_ != nullptr) ranks_->Abort();
+}
+
+void ReplicaFollower::Drain() {
+  bool has_leader = false;
+  {
+    const std::lock_guard lock(mutex_);
+    draining_ = true;
+    has_leader = leader_ != 0;
+  }
+  v1::FollowerMessage message;
+  message.mutable_draining();
+  if (!has_leader || !Send(epoch_, std::move(message))) Stop();
+}
+
+void ReplicaFollower::Stop() { Finish(absl::OkStatus()); }
+
+void ReplicaFollower::Finish(const absl::Status& status) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (finished_) return;
+    finished_ = true;
+    result_ = status;
+    if (context_ != nullptr) context_->TryCancel();
+  }
+  AbortEpoch();
+  changed_.notify_all();
+}
+
+bool ReplicaFollower::finished() const {
+  const std::lock_guard lock(mutex_);
+  return finished_;
+}
+
+void ReplicaFollower::SendHeartbeats() {
+  const absl::Duration interval = options_.rank_timeout / kHeartbeats;
+  while (true) {
+    {
+      std::unique_lock lock(mutex_);
+      if (changed_.wait_for(lock, absl::ToChronoNanoseconds(interval),
+                            [this] { return finished_; })) {
+        return;
+      }
+      // A leader that was never heard may take its time to answer the call.
+      const absl::Duration allowed =
+          leader_ == 0 ? std::max(kDialTimeout, options_.rank_timeout) : options_.rank_timeout;
+      if (context_ != nullptr && absl::Now() - last_heard_ > allowed) context_->TryCancel();
+    }
+    const RankProgress progress = runner_->progress();
+    v1::FollowerMessage message;
+    message.mutable_progress()->set_step(progress.steps_done);
+    message.mutable_progress()->set_layer(static_cast<uint32_t>(progress.layers_done));
+    message.mutable_progress()->set_idle(!progress.busy);
+    if (options_.memory_bytes)
+      message.mutable_progress()->set_memory_bytes(options_.memory_bytes());
+    Send(epoch_, std::move(message));
+  }
+}
+
+}  // namespace caravan

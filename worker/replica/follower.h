@@ -1,0 +1,101 @@
+// A rank above 0 in its replica: holds the Join stream to the leader and runs the steps that come.
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "caravan/v1/replica.grpc.pb.h"
+#include "worker/replica/collectives_builder.h"
+#include "worker/replica/rank_runner.h"
+
+namespace caravan {
+
+struct FollowerOptions {
+  uint64_t instance = 0;  // this process life
+  int rank = 1;
+  int tensor_parallel = 2;
+  std::string leader_address;
+  std::string fingerprint;
+  std::string build;
+  absl::Duration rank_timeout = absl::Seconds(1);  // silence after which the leader is lost
+  std::function<uint64_t()> memory_bytes;          // resident, for the heartbeats
+};
+
+// Dials the leader again for ever, whatever breaks; the weights stay loaded. Run's thread reads,
+// one thread runs steps, one sends heartbeats.
+class ReplicaFollower {
+ public:
+  // `runner` outlives this.
+  ReplicaFollower(FollowerOptions options, RankRunner* runner);
+  ~ReplicaFollower();
+
+  // Until Stop (OK), until the leader says that the replica has drained (OK), refuses this rank
+  // (its reason), or the own runner fails beyond help (its error).
+  absl::Status Run();
+
+  // Any thread. Asks the leader to drain the replica; Run returns when that is done, or at once
+  // where there is no leader.
+  void Drain();
+  void Stop();
+
+  uint64_t epoch() const { return epoch_; }
+  bool in_epoch() const { return in_epoch_; }  // its group stands
+
+ private:
+  using Stream = grpc::ClientReaderWriter<v1::FollowerMessage, v1::LeaderMessage>;
+
+  // A stream's life, on Run's thread. True where the leader said anything; `end` is its status.
+  bool ServeStream(grpc::Status* end);
+  void Handle(const v1::LeaderMessage& message);
+  bool Send(uint64_t epoch, v1::FollowerMessage message);
+  v1::FollowerMessage HelloMessage() const;
+  void AbortEpoch();
+  void Finish(const absl::Status& status);
+  bool finished() const;
+
+  // The thread that runs steps.
+  void RunSteps();
+  void Execute(const v1::LeaderMessage& message);
+  void OnConfigure(const v1::LeaderMessage& message);
+  void OnRendezvous(const v1::LeaderMessage& message);
+  void OnStep(const v1::LeaderMessage& message);
+  void CollectStep();
+  void ReportFailure(uint64_t epoch, const absl::Status& status);
+
+  void SendHeartbeats();
+
+  const FollowerOptions options_;
+  RankRunner* const runner_;
+  const std::unique_ptr<v1::Replica::Stub> stub_;
+  std::atomic<uint64_t> epoch_{0};  // last configured; on every message
+  std::atomic<bool> in_epoch_{false};
+  uint64_t runner_epoch_ = 0;  // the step thread's: whose group the runner has
+  int in_flight_ = 0;          // the step thread's: submitted, not collected
+
+  std::mutex write_mutex_;  // guards writing to stream_
+  std::shared_ptr<Stream> stream_;
+
+  mutable std::mutex mutex_;  // guards all below
+  std::condition_variable changed_;
+  std::shared_ptr<grpc::ClientContext> context_;  // of the present stream
+  absl::Time last_heard_;
+  uint64_t leader_ = 0;  // instance, once it has spoken on the present stream
+  std::deque<v1::LeaderMessage> commands_;
+  std::shared_ptr<CollectivesBuilder> builder_;
+  std::shared_ptr<Collectives> ranks_;
+  bool draining_ = false;
+  bool finished_ = false;
+  absl::Status result_;
+};
+
+}  // namespace caravan

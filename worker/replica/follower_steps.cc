@@ -1,0 +1,122 @@
+// ReplicaFollower's thread that forms groups and runs steps.
+#include <utility>
+
+#include "common/log.h"
+#include "common/server.h"
+#include "common/status.h"
+#include "worker/replica/follower.h"
+#include "worker/replica/local_host.h"
+#include "worker/replica/step_plan_codec.h"
+
+namespace caravan {
+
+void ReplicaFollower::RunSteps() {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    changed_.wait(lock, [this] { return finished_ || !commands_.empty() || in_flight_ > 0; });
+    if (finished_) return;
+    if (commands_.empty()) {
+      lock.unlock();
+      CollectStep();
+    } else {
+      const v1::LeaderMessage command = std::move(commands_.front());
+      commands_.pop_front();
+      lock.unlock();
+      Execute(command);
+    }
+    lock.lock();
+  }
+}
+
+void ReplicaFollower::Execute(const v1::LeaderMessage& message) {
+  if (message.epoch() != epoch_) return;  // another one was configured meanwhile
+  if (message.has_configure()) OnConfigure(message);
+  if (message.has_rendezvous()) OnRendezvous(message);
+  if (message.has_step()) OnStep(message);
+}
+
+void ReplicaFollower::OnConfigure(const v1::LeaderMessage& message) {
+  const v1::Configure& configure = message.configure();
+  const absl::StatusOr<CollectivesKind> kind = CollectivesKindNamed(configure.collectives());
+  if (!kind.ok()) return ReportFailure(message.epoch(), kind.status());
+  GroupSpec spec;
+  spec.kind = *kind;
+  spec.rank = options_.rank;
+  spec.world_size = options_.tensor_parallel;
+  spec.shared_memory_name = configure.shared_memory_name();
+  spec.host = LocalAddressToward(HostOfAddress(options_.leader_address));
+  absl::StatusOr<std::unique_ptr<CollectivesBuilder>> made = MakeCollectivesBuilder(spec);
+  if (!made.ok()) return ReportFailure(message.epoch(), made.status());
+  v1::FollowerMessage answer;
+  {
+    const std::lock_guard lock(mutex_);
+    builder_ = *std::move(made);
+    answer.mutable_rendezvous()->set_address(builder_->address());
+  }
+  Send(message.epoch(), std::move(answer));
+}
+
+void ReplicaFollower::OnRendezvous(const v1::LeaderMessage& message) {
+  std::shared_ptr<CollectivesBuilder> builder;
+  {
+    const std::lock_guard lock(mutex_);
+    builder = builder_;
+  }
+  if (builder == nullptr) return;
+  const std::vector<std::string> addresses(message.rendezvous().addresses().begin(),
+                                           message.rendezvous().addresses().end());
+  absl::StatusOr<std::unique_ptr<Collectives>> made = builder->Connect(addresses);
+  if (!made.ok()) return ReportFailure(message.epoch(), made.status());
+  const std::shared_ptr<Collectives> ranks = *std::move(made);
+  runner_->Reset(ranks);
+  runner_epoch_ = message.epoch();
+  in_flight_ = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    if (message.epoch() != epoch_) return;
+    ranks_ = ranks;
+    builder_ = nullptr;
+    in_epoch_ = true;
+  }
+  LogInfo("ready in epoch", {{"epoch", message.epoch()}});
+  v1::FollowerMessage answer;
+  answer.mutable_ready();
+  Send(message.epoch(), std::move(answer));
+}
+
+void ReplicaFollower::OnStep(const v1::LeaderMessage& message) {
+  const RunnerLimits& limits = runner_->limits();
+  const absl::StatusOr<StepPlan> plan = DecodeStepPlan(message.step(), limits);
+  if (!plan.ok()) return ReportFailure(message.epoch(), plan.status());
+  if (in_flight_ == limits.max_steps_in_flight) CollectStep();
+  if (!in_epoch_) return;
+  if (const absl::Status status = runner_->Submit(*plan); !status.ok()) {
+    return ReportFailure(runner_epoch_, status);
+  }
+  ++in_flight_;
+}
+
+// The results of a follower are rank 0's too.
+void ReplicaFollower::CollectStep() {
+  const absl::Status status = runner_->Collect().status();
+  if (status.ok()) {
+    --in_flight_;
+  } else {
+    ReportFailure(runner_epoch_, status);
+  }
+}
+
+// The leader drops what it says of an epoch that has fallen already. What is not the loss of a rank
+// can't be mended by another epoch.
+void ReplicaFollower::ReportFailure(uint64_t epoch, const absl::Status& status) {
+  in_flight_ = 0;
+  v1::FollowerMessage message;
+  message.mutable_failed()->set_code(static_cast<int32_t>(status.code()));
+  message.mutable_failed()->set_message(std::string(status.message()));
+  Send(epoch, std::move(message));
+  if (absl::IsUnavailable(status)) return;
+  LogError("step failed", {{"status", ToString(status)}});
+  Finish(status);
+}
+
+}  // namespace caravan

@@ -1,0 +1,144 @@
+// Rank 0's side of replica control: collects the followers, forms epochs of them, sends them the
+// steps, and notices when one is lost.
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "caravan/v1/replica.grpc.pb.h"
+#include "worker/replica/collectives_builder.h"
+#include "worker/replica/join_stream.h"
+#include "worker/replica/rank_runner.h"
+
+namespace caravan {
+
+struct LeaderOptions {
+  uint64_t instance = 0;  // this process life
+  int tensor_parallel = 1;
+  std::string collectives = "auto";
+  std::string build;                                // version; the followers' must be equal
+  absl::Duration rank_timeout = absl::Seconds(1);   // silence after which a rank is lost
+  absl::Duration form_timeout = absl::Seconds(20);  // of one attempt to form an epoch
+  std::function<void()> on_drain;                   // a follower was asked to stop
+  // An epoch that stood has fallen; called with a lock held: must not block, nor call back.
+  std::function<void()> on_loss;
+};
+
+// The group of one epoch, from rank 0.
+struct Epoch {
+  uint64_t number = 0;
+  std::shared_ptr<Collectives> ranks;
+  int32_t num_blocks = 0;  // KV blocks that every rank has
+};
+
+// Threads of its own form epochs and watch over the ranks; an epoch stands until a rank is lost,
+// and the next is formed as soon as all are there again. A replica of one rank forms its epoch
+// alone.
+class ReplicaLeader final : public v1::Replica::CallbackService, private JoinStream::Handler {
+ public:
+  explicit ReplicaLeader(LeaderOptions options);
+  ~ReplicaLeader() override;  // Stop
+
+  // Once this rank has loaded: from now on followers are judged and epochs formed. `runner` tells
+  // limits and progress, and outlives Stop.
+  void Begin(const std::string& fingerprint, const RankRunner* runner);
+
+  // The epoch that stands, if its number is above `after`; waits for it for at most `timeout`, else
+  // DEADLINE_EXCEEDED with what is missing.
+  absl::StatusOr<Epoch> AwaitEpoch(uint64_t after, absl::Duration timeout);
+
+  // Sends a step of `epoch` to all followers without waiting. UNAVAILABLE where it stands no more.
+  absl::Status SendStep(uint64_t epoch, const StepPlan& plan);
+
+  // OK while `epoch` stands, else UNAVAILABLE with the reason why it does not.
+  absl::Status StatusOf(uint64_t epoch) const;
+  // This rank found out by itself that `epoch` has fallen.
+  void GiveUp(uint64_t epoch, const std::string& why);
+
+  uint64_t epoch() const;                         // that stands, or stood last
+  std::vector<v1::WorkerRank> followers() const;  // "loading" before they joined, "ready", "lost"
+
+  // Tells the followers to leave, with the code of `reason` (OK: the replica has drained).
+  void Dismiss(const absl::Status& reason);
+  void Stop();
+
+  grpc::ServerBidiReactor<v1::FollowerMessage, v1::LeaderMessage>* Join(
+      grpc::CallbackServerContext* context) override;
+
+ private:
+  // A rank above 0. Without a stream it has not joined, or was lost.
+  struct Follower {
+    std::shared_ptr<JoinStream> stream;
+    uint64_t instance = 0;
+    v1::FollowerHello hello;
+    v1::FollowerProgress progress;
+    absl::Time last_heard;
+    bool joined_before = false;
+    std::string address;  // of its collectives in the epoch that forms
+    bool has_address = false;
+    bool ready = false;  // for the epoch that forms
+  };
+
+  void OnFollowerMessage(const std::shared_ptr<JoinStream>& stream,
+                         const v1::FollowerMessage& message) override;
+  void OnStreamClosed(const std::shared_ptr<JoinStream>& stream) override;
+
+  // All of them REQUIRE mutex_.
+  void OnHello(const std::shared_ptr<JoinStream>& stream, const v1::FollowerMessage& message);
+  void OnFormed(Follower& follower, const v1::FollowerMessage& message);
+  void OnFailed(int rank, const v1::FollowerFailed& failed);
+  absl::Status CheckHello(const v1::FollowerHello& hello) const;
+  void Refuse(int rank, const absl::Status& why);
+  int RankOf(const JoinStream* stream) const;  // 0: none's
+  bool AllJoined() const;
+  std::string Missing() const;
+  void LoseEpoch(const std::string& why);
+  v1::LeaderMessage NewMessage() const;
+  void SendToAll(const v1::LeaderMessage& message);
+  CollectivesKind ChooseKind() const;
+  GroupSpec MakeSpec() const;
+  int32_t LeastBlocks() const;
+
+  void FormEpochs();  // one thread
+  void Watch();       // the other
+  absl::Status Form(std::unique_lock<std::mutex>& lock);
+  absl::StatusOr<std::shared_ptr<Collectives>> Connect(std::unique_lock<std::mutex>& lock);
+  absl::Status WaitWhileForming(std::unique_lock<std::mutex>& lock, bool Follower::*flag,
+                                const char* what);
+
+  const LeaderOptions options_;
+  const std::string host_;
+  const std::string boot_id_;
+
+  mutable std::mutex mutex_;  // guards all below; taken before a stream's own
+  std::condition_variable changed_;
+  std::string fingerprint_;
+  const RankRunner* runner_ = nullptr;  // null before Begin
+  std::vector<Follower> followers_;     // by rank; [0] is unused
+  uint64_t epoch_ = 0;                  // that forms, or stands
+  uint64_t stood_ = 0;                  // the last one that stood
+  bool forming_ = false;
+  bool stands_ = false;
+  int32_t num_blocks_ = 0;  // agreed; 0 before the first epoch
+  bool avoid_shared_memory_ = false;
+  CollectivesKind kind_ = CollectivesKind::kSharedMemory;
+  std::string loss_;  // why the last epoch fell
+  std::shared_ptr<CollectivesBuilder> builder_;
+  std::shared_ptr<Collectives> ranks_;
+  bool stopping_ = false;
+  std::thread former_;
+  std::thread watcher_;
+};
+
+}  // namespace caravan

@@ -1,0 +1,190 @@
+// ReplicaLeader's own threads: one forms epochs, one watches over the ranks.
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "common/log.h"
+#include "common/status.h"
+#include "worker/replica/leader.h"
+#include "worker/replica/local_host.h"
+
+namespace caravan {
+namespace {
+
+constexpr absl::Duration kRetryPause = absl::Milliseconds(200);
+constexpr int kHeartbeats = 10;  // in a rank_timeout
+
+}  // namespace
+
+void ReplicaLeader::FormEpochs() {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    changed_.wait(lock, [this] { return stopping_ || (!stands_ && AllJoined()); });
+    if (stopping_) return;
+    const absl::Status status = Form(lock);
+    if (status.ok() || stopping_) continue;
+    LoseEpoch(std::string(status.message()));
+    changed_.wait_for(lock, absl::ToChronoNanoseconds(kRetryPause), [this] { return stopping_; });
+  }
+}
+
+absl::Status ReplicaLeader::Form(std::unique_lock<std::mutex>& lock) {
+  const absl::Time start = absl::Now();
+  ++epoch_;
+  forming_ = true;
+  kind_ = ChooseKind();
+  for (Follower& follower : followers_) follower.has_address = follower.ready = false;
+  if (num_blocks_ == 0) num_blocks_ = LeastBlocks();
+  ASSIGN_OR_RETURN(ranks_, Connect(lock));
+  RETURN_IF_ERROR(WaitWhileForming(lock, &Follower::ready, "be ready"));
+  forming_ = false;
+  stands_ = true;
+  stood_ = epoch_;
+  builder_ = nullptr;
+  LogInfo("formed epoch", {{"epoch", epoch_},
+                           {"ranks", options_.tensor_parallel},
+                           {"collectives", options_.tensor_parallel > 1 ? NameOf(kind_) : "none"},
+                           {"kv_blocks", num_blocks_},
+                           {"milliseconds", absl::ToInt64Milliseconds(absl::Now() - start)}});
+  changed_.notify_all();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::shared_ptr<Collectives>> ReplicaLeader::Connect(
+    std::unique_lock<std::mutex>& lock) {
+  if (options_.tensor_parallel == 1) return std::make_shared<SingleRankCollectives>();
+  const GroupSpec spec = MakeSpec();
+  absl::StatusOr<std::unique_ptr<CollectivesBuilder>> made = MakeCollectivesBuilder(spec);
+  if (!made.ok()) {
+    avoid_shared_memory_ = avoid_shared_memory_ || options_.collectives == "auto";
+    return made.status();
+  }
+  const std::shared_ptr<CollectivesBuilder> builder = *std::move(made);
+  builder_ = builder;
+  for (int rank = 1; rank < options_.tensor_parallel; ++rank) {
+    v1::LeaderMessage message = NewMessage();
+    v1::Configure* configure = message.mutable_configure();
+    configure->set_tensor_parallel(static_cast<uint32_t>(options_.tensor_parallel));
+    configure->mutable_rank()->set_tensor(static_cast<uint32_t>(rank));
+    configure->set_collectives(NameOf(kind_));
+    configure->set_shared_memory_name(spec.shared_memory_name);
+    configure->set_num_blocks(static_cast<uint32_t>(num_blocks_));
+    configure->add_instances(options_.instance);
+    for (int r = 1; r < options_.tensor_parallel; ++r) {
+      configure->add_instances(followers_[r].instance);
+    }
+    followers_[rank].stream->Send(std::move(message));
+  }
+  RETURN_IF_ERROR(WaitWhileForming(lock, &Follower::has_address, "open their collectives"));
+
+  std::vector<std::string> addresses = {builder->address()};
+  v1::LeaderMessage message = NewMessage();
+  message.mutable_rendezvous()->add_addresses(builder->address());
+  for (int rank = 1; rank < options_.tensor_parallel; ++rank) {
+    addresses.push_back(followers_[rank].address);
+    message.mutable_rendezvous()->add_addresses(followers_[rank].address);
+  }
+  SendToAll(message);
+  lock.unlock();
+  absl::StatusOr<std::unique_ptr<Collectives>> ranks = builder->Connect(addresses);
+  lock.lock();
+  if (!forming_) return absl::UnavailableError(loss_);
+  RETURN_IF_ERROR(ranks.status());
+  return *std::move(ranks);
+}
+
+absl::Status ReplicaLeader::WaitWhileForming(std::unique_lock<std::mutex>& lock,
+                                             bool Follower::*flag, const char* what) {
+  const auto all = [&] {
+    return std::all_of(followers_.begin() + 1, followers_.end(),
+                       [&](const Follower& follower) { return follower.*flag; });
+  };
+  const bool done = changed_.wait_for(lock, absl::ToChronoNanoseconds(options_.form_timeout),
+                                      [&] { return stopping_ || !forming_ || all(); });
+  if (stopping_ || !forming_) return absl::UnavailableError(loss_);
+  if (done) return absl::OkStatus();
+  return absl::UnavailableError(absl::StrCat(
+      "the ranks took longer than ", absl::ToInt64Seconds(options_.form_timeout), " s to ", what));
+}
+
+void ReplicaLeader::Watch() {
+  std::unique_lock lock(mutex_);
+  const auto interval = absl::ToChronoNanoseconds(options_.rank_timeout / kHeartbeats);
+  while (!stopping_) {
+    const absl::Time now = absl::Now();
+    v1::LeaderMessage heartbeat = NewMessage();
+    if (runner_ != nullptr) {
+      const RankProgress progress = runner_->progress();
+      heartbeat.mutable_heartbeat()->set_step(progress.steps_done);
+      heartbeat.mutable_heartbeat()->set_layer(static_cast<uint32_t>(progress.layers_done));
+    } else {
+      heartbeat.mutable_heartbeat();
+    }
+    for (int rank = 1; rank < options_.tensor_parallel; ++rank) {
+      Follower& follower = followers_[rank];
+      if (follower.stream == nullptr) continue;
+      if (now - follower.last_heard <= options_.rank_timeout) {
+        follower.stream->SendIfIdle(heartbeat);
+        continue;
+      }
+      const std::string why =
+          absl::StrCat("rank ", rank, " was lost: silent for ",
+                       absl::ToInt64Milliseconds(now - follower.last_heard), " ms");
+      LogWarning("rank silent", {{"rank", rank}, {"instance", follower.instance}});
+      // Fenced: whatever it says on this stream when it wakes is not heard.
+      follower.stream->Break();
+      follower.stream = nullptr;
+      LoseEpoch(why);
+    }
+    changed_.wait_for(lock, interval, [this] { return stopping_; });
+  }
+}
+
+bool ReplicaLeader::AllJoined() const {
+  return runner_ != nullptr && std::all_of(followers_.begin() + 1, followers_.end(),
+                                           [](const Follower& f) { return f.stream != nullptr; });
+}
+
+std::string ReplicaLeader::Missing() const {
+  std::string missing;
+  for (int rank = 1; rank < options_.tensor_parallel; ++rank) {
+    if (followers_[rank].stream == nullptr) absl::StrAppend(&missing, " ", rank);
+  }
+  if (missing.empty()) return "the ranks form their next epoch";
+  return absl::StrCat("the replica waits for rank", missing);
+}
+
+CollectivesKind ReplicaLeader::ChooseKind() const {
+  if (options_.collectives == "gloo") return CollectivesKind::kGloo;
+  if (options_.collectives == "shared_memory") return CollectivesKind::kSharedMemory;
+  const bool one_host =
+      std::all_of(followers_.begin() + 1, followers_.end(), [this](const Follower& f) {
+        return f.hello.boot_id() == boot_id_ && f.hello.host() == host_;
+      });
+  return one_host && !avoid_shared_memory_ ? CollectivesKind::kSharedMemory
+                                           : CollectivesKind::kGloo;
+}
+
+GroupSpec ReplicaLeader::MakeSpec() const {
+  GroupSpec spec;
+  spec.kind = kind_;
+  spec.world_size = options_.tensor_parallel;
+  spec.shared_memory_name = absl::StrFormat("/caravan-%016x-%d", options_.instance, epoch_);
+  // Where a follower is on another host, the address that it reaches this one at.
+  spec.host = "127.0.0.1";
+  for (int rank = 1; rank < options_.tensor_parallel; ++rank) {
+    if (followers_[rank].hello.host() == host_) continue;
+    spec.host = LocalAddressToward(HostOfPeer(followers_[rank].stream->peer()));
+  }
+  return spec;
+}
+
+int32_t ReplicaLeader::LeastBlocks() const {
+  int32_t least = runner_->limits().num_blocks;
+  for (int rank = 1; rank < options_.tensor_parallel; ++rank) {
+    least = std::min(least, static_cast<int32_t>(followers_[rank].hello.num_blocks()));
+  }
+  return least;
+}
+
+}  // namespace caravan
