@@ -93,7 +93,7 @@ absl::Status CheckOneOf(const char* flag, const std::string& value,
 }
 
 absl::Status CheckReplica(const WorkerConfig& config) {
-  RETURN_IF_ERROR(CheckIn("tensor_parallel", config.tensor_parallel, 1, 1));
+  RETURN_IF_ERROR(CheckIn("tensor_parallel", config.tensor_parallel, 1, 64));
   RETURN_IF_ERROR(CheckIn("rank", config.rank, 0, config.tensor_parallel - 1));
   if (config.rank > 0 && config.leader_address.empty()) {
     return absl::InvalidArgumentError(absl::StrCat("--leader_address is empty; rank ", config.rank,

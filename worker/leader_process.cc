@@ -1,25 +1,37 @@
-// Rank 0 as a process: loads, serves gateways, drains.
+// Rank 0 as a process: loads, leads its replica, serves gateways, drains.
+#include <unistd.h>
+
+#include <algorithm>
 #include <cstdlib>
+#include <mutex>
 #include <thread>
 
 #include "common/log.h"
 #include "common/status.h"
 #include "worker/process.h"
+#include "worker/replica/leader.h"
+#include "worker/replica/local_host.h"
+#include "worker/replica/replica_runner.h"
 
 namespace caravan {
 namespace {
 
 constexpr absl::Duration kLastMessages = absl::Seconds(2);  // for gateways to read the end
+constexpr absl::Duration kRecoverSlice = absl::Milliseconds(100);
+constexpr absl::Duration kFirstLog = absl::Seconds(2);
+constexpr absl::Duration kLogInterval = absl::Seconds(30);
 
 class LeaderProcess {
  public:
   LeaderProcess(const WorkerConfig& config, ShutdownSignal* signal)
       : context_(config, signal),
-        service_(ServiceOptions(), {[this] { return epoch_.load(); }, [this] { return Ranks(); }},
+        leader_(OptionsOfLeader()),
+        service_(ServiceOptions(), {[this] { return leader_.epoch(); }, [this] { return Ranks(); }},
                  &context_.metrics) {}
 
   int Run() {
-    if (const absl::Status status = server_.Start(config(), context_.registry, {&service_});
+    if (const absl::Status status =
+            server_.Start(config(), context_.registry, {&service_, &leader_});
         !status.ok()) {
       return Fail(status);
     }
@@ -29,9 +41,11 @@ class LeaderProcess {
       started_ = true;
     });
     const int signal = context_.signal->Wait();
-    // Nothing can be in flight before the start is over, and weights need not load to its end.
+    // Nothing can be in flight before the start is over, and weights need not load to their end.
     if (!started_ && failure().ok()) {
       LogInfo("stopped", {{"signal", signal}, {"state", "starting"}});
+      leader_.Dismiss(absl::OkStatus());
+      server_.Shutdown(absl::Now() + kLastMessages);
       std::_Exit(0);
     }
     startup.join();
@@ -52,16 +66,46 @@ class LeaderProcess {
     return options;
   }
 
+  LeaderOptions OptionsOfLeader() {
+    LeaderOptions options;
+    options.instance = context_.instance;
+    options.tensor_parallel = config().tensor_parallel;
+    options.collectives = config().collectives;
+    options.build = BuildVersion();
+    options.rank_timeout = absl::Milliseconds(config().rank_timeout_ms);
+    options.on_drain = [this] { context_.signal->Trigger(); };
+    options.on_loss = [this] {
+      if (Engine* engine = live_engine_) engine->Wake();
+    };
+    return options;
+  }
+
   absl::Status Start() {
-    ASSIGN_OR_RETURN(runner_,
-                     LoadRunner(config(), std::make_shared<SingleRankCollectives>(), &service_));
-    epoch_ = 1;
+    ASSIGN_OR_RETURN(local_, LoadRunner(config(), &service_));
+    service_.SetState(WorkerState::kForming);
+    loaded_ = true;
+    leader_.Begin(local_->model().fingerprint(), local_.get());
+    runner_ =
+        std::make_unique<ReplicaRunner>(&leader_, local_.get(), [this] { service_.OnEpoch(); });
+    RETURN_IF_ERROR(AwaitFirstEpoch());
     engine_ = std::make_unique<Engine>(
         EngineOptionsOf(), runner_.get(),
         [this](std::vector<TokenEvent> events) { service_.Deliver(std::move(events)); });
+    live_engine_ = engine_.get();
     engine_->Start();
     service_.Serve({engine_.get(), ModelDescription()});
     return absl::OkStatus();
+  }
+
+  absl::Status AwaitFirstEpoch() {
+    absl::Time next_log = absl::Now() + kFirstLog;
+    while (true) {
+      const absl::Status status = runner_->Recover(kRecoverSlice);
+      if (!absl::IsDeadlineExceeded(status)) return status;
+      if (absl::Now() < next_log) continue;
+      LogInfo("waiting", {{"reason", std::string(status.message())}});
+      next_log = absl::Now() + kLogInterval;
+    }
   }
 
   EngineOptions EngineOptionsOf() {
@@ -80,7 +124,7 @@ class LeaderProcess {
   }
 
   v1::WorkerModel ModelDescription() const {
-    const LlamaModel& model = runner_->model();
+    const LlamaModel& model = local_->model();
     const RunnerLimits& limits = runner_->limits();
     v1::WorkerModel description;
     description.set_name(config().model_name);
@@ -101,14 +145,15 @@ class LeaderProcess {
   }
 
   std::vector<v1::WorkerRank> Ranks() {
-    v1::WorkerRank rank;
-    rank.set_instance(context_.instance);
-    rank.set_host(HostName());
-    rank.set_pid(static_cast<uint32_t>(getpid()));
-    rank.set_state(started_ ? "ready" : "loading");
-    if (started_ && runner_ != nullptr) rank.set_step(runner_->progress().steps_done);
-    rank.set_memory_bytes(ResidentBytes());
-    return {rank};
+    std::vector<v1::WorkerRank> ranks = leader_.followers();
+    v1::WorkerRank& self = *ranks.insert(ranks.begin(), v1::WorkerRank());
+    self.set_instance(context_.instance);
+    self.set_host(LocalHostName());
+    self.set_pid(static_cast<uint32_t>(getpid()));
+    self.set_state(loaded_ ? "ready" : "loading");
+    if (loaded_) self.set_step(local_->progress().steps_done);
+    self.set_memory_bytes(ResidentBytes());
+    return ranks;
   }
 
   void Drain(int signal) {
@@ -121,7 +166,9 @@ class LeaderProcess {
     const bool drained = engine_->Drain(timeout);
     engine_->Stop();
     service_.Stop();
+    leader_.Dismiss(absl::OkStatus());
     server_.Shutdown(absl::Now() + kLastMessages);
+    leader_.Stop();
     LogInfo("stopped", {{"drained", drained}});
   }
 
@@ -129,6 +176,7 @@ class LeaderProcess {
     LogError("failed", {{"status", ToString(status)}});
     if (engine_ != nullptr) engine_->Stop();
     service_.Stop();
+    leader_.Stop();
     return 1;
   }
 
@@ -150,9 +198,12 @@ class LeaderProcess {
   std::mutex mutex_;
   absl::Status failure_;
   std::atomic<bool> started_{false};
-  std::atomic<uint64_t> epoch_{0};
-  std::unique_ptr<LlamaRunner> runner_;
+  std::atomic<bool> loaded_{false};  // local_ is there
+  std::unique_ptr<LlamaRankRunner> local_;
+  ReplicaLeader leader_;
+  std::unique_ptr<ReplicaRunner> runner_;
   std::unique_ptr<Engine> engine_;
+  std::atomic<Engine*> live_engine_{nullptr};  // engine_ for other threads
   WorkerService service_;
   WorkerServer server_;
 };

@@ -19,5 +19,5 @@ int main(int argc, char** argv) {
   InitLogFromFlags(absl::StrCat("worker/", config->rank));
   LogFlags();
   ShutdownSignal signal;
-  return RunLeader(*config, &signal);
+  return config->rank == 0 ? RunLeader(*config, &signal) : RunFollower(*config, &signal);
 }

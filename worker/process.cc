@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <climits>
 #include <fstream>
 #include <thread>
 #include <utility>
@@ -78,10 +77,7 @@ uint64_t ResidentBytes() {
   return file ? pages * static_cast<uint64_t>(sysconf(_SC_PAGESIZE)) : 0;
 }
 
-std::string HostName() {
-  char name[HOST_NAME_MAX + 1] = {};
-  return gethostname(name, sizeof(name) - 1) == 0 ? name : "unknown";
-}
+std::string BuildVersion() { return CARAVAN_VERSION; }
 
 WorkerContext::WorkerContext(const WorkerConfig& config, ShutdownSignal* signal)
     : config(config),
@@ -106,9 +102,8 @@ absl::Status WorkerServer::Start(const WorkerConfig& config, const MetricsRegist
   return config.port_file.empty() ? absl::OkStatus() : WritePortFile(config.port_file, ports);
 }
 
-absl::StatusOr<std::unique_ptr<LlamaRunner>> LoadRunner(const WorkerConfig& config,
-                                                        std::shared_ptr<Collectives> ranks,
-                                                        WorkerService* service) {
+absl::StatusOr<std::unique_ptr<LlamaRankRunner>> LoadRunner(const WorkerConfig& config,
+                                                            WorkerService* service) {
   ChooseThreads(config);
   LoadOptions options;
   options.model_folder = config.model;
@@ -125,7 +120,10 @@ absl::StatusOr<std::unique_ptr<LlamaRunner>> LoadRunner(const WorkerConfig& conf
   const std::string fingerprint = model->fingerprint();
   const char* dtype = NameOf(model->dtype());
   ASSIGN_OR_RETURN(std::unique_ptr<LlamaRunner> runner,
-                   LlamaRunner::Create(std::move(model), std::move(ranks), runner_options));
+                   LlamaRunner::Create(
+                       std::move(model),
+                       std::make_shared<DisbandedCollectives>(config.rank, config.tensor_parallel),
+                       runner_options));
   LogInfo("loaded", {{"model", config.model},
                      {"dtype", dtype},
                      {"fingerprint", fingerprint},
@@ -136,7 +134,7 @@ absl::StatusOr<std::unique_ptr<LlamaRunner>> LoadRunner(const WorkerConfig& conf
                      {"cpu_threads", CpuThreads()},
                      {"instructions", NameOf(ActiveCpuIsa())},
                      {"memory_bytes", ResidentBytes()}});
-  return runner;
+  return std::make_unique<LlamaRankRunner>(std::move(runner));
 }
 
 }  // namespace caravan

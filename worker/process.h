@@ -15,13 +15,16 @@
 #include "worker/config.h"
 #include "worker/metrics.h"
 #include "worker/model/llama_runner.h"
+#include "worker/replica/rank_runner.h"
 #include "worker/service.h"
 
 namespace caravan {
 
 // Resident memory of this process.
 uint64_t ResidentBytes();
-std::string HostName();
+
+// The version that all ranks of a replica must have.
+std::string BuildVersion();
 
 // What both roles have: configuration, metrics and the instance id of this process life.
 struct WorkerContext {
@@ -49,13 +52,33 @@ class WorkerServer {
   std::unique_ptr<MetricsServer> metrics_;
 };
 
-// Loads this rank's part of the model and allocates its KV blocks, with progress in the log and in
-// `service`. `ranks` is the group before the first epoch.
-absl::StatusOr<std::unique_ptr<LlamaRunner>> LoadRunner(const WorkerConfig& config,
-                                                        std::shared_ptr<Collectives> ranks,
-                                                        WorkerService* service);
+// The model's runner as the replica sees it.
+class LlamaRankRunner final : public RankRunner {
+ public:
+  explicit LlamaRankRunner(std::unique_ptr<LlamaRunner> runner) : runner_(std::move(runner)) {}
 
-// Rank 0: until SIGTERM, or a failure. Returns the exit code: 0 drained, 1 failed.
+  const LlamaModel& model() const { return runner_->model(); }
+  const RunnerLimits& limits() const override { return runner_->limits(); }
+  absl::Status Submit(const StepPlan& plan) override { return runner_->Submit(plan); }
+  absl::StatusOr<StepResult> Collect() override { return runner_->Collect(); }
+  void Reset(std::shared_ptr<Collectives> ranks) override { runner_->Reset(std::move(ranks)); }
+  RankProgress progress() const override {
+    const StepProgress progress = runner_->progress();
+    return {progress.steps_done, progress.layers_done, progress.busy};
+  }
+
+ private:
+  const std::unique_ptr<LlamaRunner> runner_;
+};
+
+// Loads this rank's part of the model and allocates its KV blocks, with progress in the log and in
+// `service`. No epoch stands yet.
+absl::StatusOr<std::unique_ptr<LlamaRankRunner>> LoadRunner(const WorkerConfig& config,
+                                                            WorkerService* service);
+
+// A rank until SIGTERM to any rank has drained the replica, or a failure. Returns the exit code: 0
+// drained, 1 failed.
 int RunLeader(const WorkerConfig& config, ShutdownSignal* signal);
+int RunFollower(const WorkerConfig& config, ShutdownSignal* signal);
 
 }  // namespace caravan

@@ -97,7 +97,7 @@ def _request(t: Teller, plot: str) -> tuple[str, str]:
 def make_story(rng: random.Random, plot: str | None = None, invented_names: float = INVENTED_NAMES) -> Story:
     """Draws one story (of the given plot, or of any)."""
     teller = Teller(rng, invented_names)
-    chosen = plot or teller.choose(list(PLOTS))
+    chosen = plot or rng.choice(list(PLOTS))
     PLOTS[chosen](teller)
     request, ending = _request(teller, chosen)
     return Story(teller.story() + ending, request)
@@ -108,13 +108,12 @@ def make_document(rng: random.Random) -> str:
     draw = rng.random()
     if draw < SMALL_TALK_SHARE:
         said, answers = rng.choice(SMALL_TALK)
-        answer = answers[0] if rng.random() < 0.75 else answers[1]
-        return REQUEST_TEMPLATE.format(request=rng.choice(said), story=answer)
+        return REQUEST_TEMPLATE.format(request=rng.choice(said), story=rng.choice(answers))
     if draw < SMALL_TALK_SHARE + REQUEST_SHARE:
         story = make_story(rng, invented_names=INVENTED_NAMES_IN_REQUESTS)
         return REQUEST_TEMPLATE.format(request=story.request, story=story.text)
     teller = Teller(rng, INVENTED_NAMES)
-    PLOTS[teller.choose(list(PLOTS))](teller)
+    PLOTS[rng.choice(list(PLOTS))](teller)
     return teller.story()
 
 

@@ -1,0 +1,169 @@
+// The worker program itself, one to four ranks, on the bundled model.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "tests/worker/worker_client.h"
+#include "tests/worker/worker_processes.h"
+
+namespace caravan {
+namespace {
+
+using ::testing::HasSubstr;
+
+struct Answer {
+  std::vector<int32_t> prompt;
+  std::vector<int32_t> output;
+};
+
+// What transformers answers, greedily.
+std::vector<Answer> GoldenAnswers() {
+  std::ifstream file(CARAVAN_SOURCE_DIR "/tests/golden/demo.json");
+  const nlohmann::json golden = nlohmann::json::parse(file);
+  std::vector<Answer> answers;
+  for (const nlohmann::json& answer : golden.at("answers")) {
+    answers.push_back({answer.at("prompt_ids"), answer.at("greedy_ids")});
+  }
+  return answers;
+}
+
+v1::WorkerSubmit MakeGreedySubmit(uint64_t key, const std::vector<int32_t>& prompt,
+                                  size_t max_tokens) {
+  v1::WorkerSubmit submit = MakeSubmit(key, 0, static_cast<uint32_t>(max_tokens));
+  submit.mutable_prompt_token_ids()->Add(prompt.begin(), prompt.end());
+  return submit;
+}
+
+// All at once; `first_key` on.
+void ExpectGoldenAnswers(WorkerClient& client, uint64_t first_key) {
+  const std::vector<Answer> answers = GoldenAnswers();
+  for (size_t i = 0; i < answers.size(); ++i) {
+    client.Submit(MakeGreedySubmit(first_key + i, answers[i].prompt, answers[i].output.size()));
+  }
+  for (size_t i = 0; i < answers.size(); ++i) {
+    const ClientOutput& output = client.ReadUntilFinished(first_key + i);
+    EXPECT_EQ(output.token_ids, answers[i].output)
+        << "answer " << i << ": " << output.last.ShortDebugString();
+  }
+}
+
+v1::GetWorkerStatusResponse StatusOf(WorkerClient& client) {
+  grpc::ClientContext context;
+  v1::GetWorkerStatusResponse response;
+  EXPECT_TRUE(client.stub().GetStatus(&context, {}, &response).ok());
+  return response;
+}
+
+class WorkerProcessTest : public ::testing::TestWithParam<int> {};
+
+TEST_P(WorkerProcessTest, AnswersAsTransformersDoesAndDrainsOnSigterm) {
+  WorkerProcesses replica(GetParam());
+  {
+    WorkerClient client(replica.leader());
+    ASSERT_TRUE(client.ReadUntilWelcome());
+    EXPECT_EQ(client.welcome().model().tensor_parallel(), static_cast<uint32_t>(GetParam()));
+    EXPECT_EQ(client.last().epoch(), 1U);
+    ExpectGoldenAnswers(client, 1);
+    const v1::GetWorkerStatusResponse status = StatusOf(client);
+    EXPECT_EQ(status.state(), "ready");
+    ASSERT_EQ(status.ranks_size(), GetParam());
+    for (const v1::WorkerRank& rank : status.ranks()) {
+      EXPECT_EQ(rank.state(), "ready");
+      EXPECT_GT(rank.memory_bytes(), 1U << 20);
+    }
+  }
+  // SIGTERM to any rank drains all.
+  replica.rank(GetParam() - 1).Signal(SIGTERM);
+  for (int rank = 0; rank < GetParam(); ++rank) EXPECT_EQ(replica.rank(rank).Join(), 0) << rank;
+}
+
+INSTANTIATE_TEST_SUITE_P(TensorParallel, WorkerProcessTest, ::testing::Values(1, 2, 4));
+
+TEST(WorkerProcesses, GlooServesAsSharedMemoryDoes) {
+  WorkerProcesses replica(2, {"--collectives=gloo"});
+  WorkerClient client(replica.leader());
+  ASSERT_TRUE(client.ReadUntilWelcome());
+  ExpectGoldenAnswers(client, 1);
+}
+
+TEST(WorkerProcesses, AKilledFollowerFailsWhatRunsAndItsSuccessorServesInTheNextEpoch) {
+  WorkerProcesses replica(2);
+  WorkerClient client(replica.leader());
+  ASSERT_TRUE(client.ReadUntilWelcome());
+  client.Submit(MakeGreedySubmit(1, {1, 5, 6}, 2000));
+  ASSERT_TRUE(client.ReadUntilTokens(1, 5));
+  replica.rank(1).Signal(SIGKILL);
+  const absl::Time killed = absl::Now();
+  const v1::WorkerTokenEvent& last = client.ReadUntilFinished(1).last;
+  EXPECT_EQ(last.code(), grpc::StatusCode::UNAVAILABLE) << last.ShortDebugString();
+  EXPECT_LT(absl::Now() - killed, absl::Seconds(5));
+  ASSERT_TRUE(client.ReadUntil([&] { return !client.load().ready(); }));
+  replica.Start(1);
+  ASSERT_TRUE(client.ReadUntilWelcome(2));
+  EXPECT_GE(client.last().epoch(), 2U);
+  ExpectGoldenAnswers(client, 10);
+}
+
+TEST(WorkerProcesses, AStoppedFollowerIsLostAndFencedAndServesAgainWhenItWakes) {
+  WorkerProcesses replica(2);
+  WorkerClient client(replica.leader());
+  ASSERT_TRUE(client.ReadUntilWelcome());
+  client.Submit(MakeGreedySubmit(1, {1, 5, 6}, 2000));
+  ASSERT_TRUE(client.ReadUntilTokens(1, 5));
+  replica.rank(1).Signal(SIGSTOP);
+  EXPECT_EQ(client.ReadUntilFinished(1).last.code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(StatusOf(client).state(), "forming");
+  replica.rank(1).Signal(SIGCONT);
+  ASSERT_TRUE(client.ReadUntilWelcome(2));
+  ExpectGoldenAnswers(client, 10);
+}
+
+TEST(WorkerProcesses, FollowersWaitForARestartedLeader) {
+  WorkerProcesses replica(2);
+  {
+    WorkerClient client(replica.leader());
+    ASSERT_TRUE(client.ReadUntilWelcome());
+    replica.rank(0).Signal(SIGKILL);
+    client.Finish();
+  }
+  replica.Start(0);
+  WorkerClient client(replica.leader());
+  ASSERT_TRUE(client.ReadUntilWelcome());
+  ExpectGoldenAnswers(client, 1);
+}
+
+TEST(WorkerProcesses, AnIdleReplicaRecoversBeforeItsNextRequest) {
+  WorkerProcesses replica(2);
+  WorkerClient client(replica.leader());
+  ASSERT_TRUE(client.ReadUntilWelcome());
+  replica.rank(1).Signal(SIGKILL);
+  ASSERT_TRUE(client.ReadUntil([&] { return !client.load().ready(); }));
+  replica.Start(1);
+  ASSERT_TRUE(client.ReadUntilWelcome(2));
+  ExpectGoldenAnswers(client, 1);
+}
+
+TEST(WorkerProcesses, AStartThatCanNotSucceedEndsWithOneAndASentence) {
+  char folder[] = "/tmp/caravan-worker-test-XXXXXX";
+  ASSERT_NE(mkdtemp(folder), nullptr);
+  const std::string demo = "--model=" CARAVAN_SOURCE_DIR "/models/demo";
+  WorkerProcess first(folder, "first", {demo, "--listen_address=127.0.0.1:0"});
+  const auto expect_failure = [&](const char* words, std::vector<std::string> flags) {
+    WorkerProcess process(folder, "failing", flags);
+    EXPECT_EQ(process.Join(), 1) << words;
+    EXPECT_THAT(process.Log(), HasSubstr(words));
+  };
+  expect_failure("--model is empty", {});
+  expect_failure("no CUDA", {demo, "--device=cuda"});
+  expect_failure("/nowhere does not exist", {"--model=/nowhere", "--listen_address=127.0.0.1:0"});
+  expect_failure("port is in use", {demo, "--listen_address=" + first.Address()});
+  expect_failure("tensor_parallel", {demo, "--tensor_parallel=3", "--listen_address=127.0.0.1:0"});
+  std::filesystem::remove_all(folder);
+}
+
+}  // namespace
+}  // namespace caravan
