@@ -232,7 +232,8 @@ TEST(Failure, ASlowReaderLosesItsRequestAndNobodyElse) {
   FakeWorker::Options options;
   options.max_context_tokens = 1 << 20;
   Cluster cluster(config, {options});
-  auto slow = cluster.Generate(TextRequest("slow", 100000));
+  const auto slow_stub = cluster.StubOfSmallWindow();
+  auto slow = std::make_unique<GenerateCall>(slow_stub.get(), TextRequest("slow", 100000));
   const uint64_t slow_key = cluster.worker().AwaitSubmit().key();
   auto fast = cluster.Generate(TextRequest("fast", 100000));
   const uint64_t fast_key = cluster.worker().AwaitSubmit().key();
@@ -267,7 +268,8 @@ TEST(Failure, AClientThatNeverReadsIsBrokenOff) {
   FakeWorker::Options options;
   options.max_context_tokens = 1 << 20;
   Cluster cluster(config, {options});
-  auto slow = cluster.Generate(TextRequest("slow", 1000000));
+  const auto slow_stub = cluster.StubOfSmallWindow();
+  auto slow = std::make_unique<GenerateCall>(slow_stub.get(), TextRequest("slow", 1000000));
   const uint64_t key = cluster.worker().AwaitSubmit().key();
   while (cluster.worker().num_cancels() == 0) {
     cluster.worker().Emit(key, std::vector<int32_t>(40, WordId(0)));

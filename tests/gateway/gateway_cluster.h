@@ -134,6 +134,16 @@ class Cluster {
   FakeTokenizer& tokenizer(int i = 0) { return *tokenizers_[i]; }
   Gateway& gateway() { return *gateway_; }
   v1::Generation::Stub* stub() { return stub_.get(); }
+  // A client whose connection takes little ahead of what it reads.
+  std::unique_ptr<v1::Generation::Stub> StubOfSmallWindow() const {
+    grpc::ChannelArguments arguments;
+    arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+    arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 8 << 10);
+    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    return v1::Generation::NewStub(
+        grpc::CreateCustomChannel(absl::StrCat("127.0.0.1:", gateway_->port()),
+                                  grpc::InsecureChannelCredentials(), arguments));
+  }
   std::unique_ptr<GenerateCall> Generate(const v1::GenerateRequest& request,
                                          const std::string& request_id = "") {
     return std::make_unique<GenerateCall>(stub_.get(), request, request_id);

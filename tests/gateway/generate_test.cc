@@ -312,6 +312,7 @@ TEST(Generate, IsCancelledWhileItsPromptIsEncoded) {
   cluster.tokenizer().AwaitEncodes(1);
   call->Cancel();
   EXPECT_EQ(call->ReadAll().status.error_code(), grpc::StatusCode::CANCELLED);
+  cluster.AwaitInflight(0, /*queued=*/0);  // the client knows before the gateway does
   cluster.tokenizer().ReleaseEncodes();
   auto next = cluster.Generate(TextRequest("hi"), "next");
   const v1::WorkerSubmit submit = cluster.worker().AwaitSubmit();
