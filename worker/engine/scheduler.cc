@@ -42,7 +42,6 @@ void Scheduler::Enqueue(SequencePtr sequence) {
 PlannedStep Scheduler::Plan() {
   PlannedStep step;
   budget_ = std::min(options_.max_batch_tokens, limits_.max_batch_tokens);
-  out_of_blocks_ = false;
   PlanDecodes(step);
   prefill_budget_ = PrefillTokens(step);
   PlanPrefills(step);
@@ -82,7 +81,7 @@ void Scheduler::PlanPrefills(PlannedStep& step) {
 }
 
 void Scheduler::PlanWaiting(PlannedStep& step) {
-  while (!waiting_.empty() && prefill_budget_ > 0 && !free_slots_.empty() && !out_of_blocks_) {
+  while (!waiting_.empty() && prefill_budget_ > 0 && !free_slots_.empty()) {
     if (!FindBlocks(**waiting_.begin())) return;
     Admit(step);
   }
@@ -148,7 +147,6 @@ bool Scheduler::FindBlocks(Sequence& sequence) {
 
 bool Scheduler::MakeRoom(const SequencePtr& sequence, int32_t blocks) {
   while (pool_.available_blocks() < blocks) {
-    out_of_blocks_ = true;
     const auto last = std::find_if(running_.rbegin(), running_.rend(), [&](const auto& other) {
       return other == sequence || (other->planned == 0 && other->lacking(max_length_) > 0);
     });

@@ -102,7 +102,6 @@ class Scheduler {
   TableChanges changes_;                 // of the step that is being planned
   int32_t budget_ = 0;                   // tokens left in it
   int32_t prefill_budget_ = 0;           // of them, for others than decodes
-  bool out_of_blocks_ = false;           // somebody stalled or was preempted in it
   uint64_t next_step_ = 1;
   uint64_t preemptions_ = 0;
 };

@@ -192,6 +192,27 @@ TEST_F(SchedulerTest, StallsWhereOnlyBetterSequencesHoldBlocks) {
   EXPECT_EQ(b->state, SequenceState::kWaiting);
 }
 
+// Found by the random schedules: the fork copied from a block that was itself a copy of this step,
+// and copies run in no order.
+TEST_F(SchedulerTest, DoesNotForkFromAParentThatIsAdmittedInTheSameStep) {
+  limits_.num_blocks = 6;
+  const auto hog = Add(8);
+  const auto parent = Add(8);
+  auto fork = std::make_shared<Sequence>(parent->request, RankOf(*parent->request, now_, 1, 1), 4);
+  fork->state = SequenceState::kForking;
+  fork->parent = parent;
+  parent->forks.push_back(fork);
+  // No result comes in: the parent is preempted with its bare prompt.
+  while (scheduler().preemptions() == 0) scheduler().Plan();
+  ASSERT_EQ(parent->known(), 8);
+  scheduler().Finish(hog);
+  const PlannedStep step = scheduler().Plan();
+  ASSERT_EQ(step.admitted, (std::vector<SequencePtr>{parent, fork}));
+  ASSERT_EQ(step.plan.copies.size(), 2u);
+  EXPECT_EQ(step.plan.copies[0].from, step.plan.copies[1].from);
+  EXPECT_NE(step.plan.copies[0].to, step.plan.copies[1].to);
+}
+
 TEST_F(SchedulerTest, SharesTheBlocksOfAnEqualPrefixButComputesTheLastToken) {
   Request request;
   request.prompt = {1, 2, 3, 4, 5, 6, 7, 8};
