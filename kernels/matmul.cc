@@ -12,6 +12,9 @@ namespace {
 
 constexpr int64_t kWeightBlockBytes = int64_t{3} << 17;  // leaves room in an L2 cache of 512 KiB
 constexpr int64_t kRowBlock = 48;
+// Rows that are converted to float32 at a time: bounds the scratch memory, and makes the weights
+// pass by so seldom that it costs nothing.
+constexpr int64_t kInputRows = 512;
 
 // Output features whose weights stay in the L2 cache while all rows pass by.
 int64_t FeatureBlock(const WeightView& weight) {
@@ -40,11 +43,11 @@ void StoreBlock(const Primitives& primitives, float* block, const float* bias, M
   }
 }
 
-void Matmul(ConstMatrixView x, const WeightView& weight, ConstVectorView bias, MatrixView out) {
-  const Primitives& primitives = ActivePrimitives();
+// At most kInputRows rows, `bias` in float32 or null.
+void MultiplyRows(const Primitives& primitives, ConstMatrixView x, const WeightView& weight,
+                  const float* bias, MatrixView out) {
   const int64_t k = x.cols;
   const ConstMatrixView input = InFloat(primitives, x);
-  const float* bias_values = AsFloat(primitives, bias);
   const ConstMatrixView rows_of_weight =
       DenseMatrix(weight.data, weight.dtype, weight.out_features, weight.in_features);
   const int64_t feature_block = FeatureBlock(weight);
@@ -63,11 +66,21 @@ void Matmul(ConstMatrixView x, const WeightView& weight, ConstVectorView bias, M
                                                .k = k,
                                                .out = block,
                                                .out_stride = cols});
-        StoreBlock(primitives, block, bias_values == nullptr ? nullptr : bias_values + n,
+        StoreBlock(primitives, block, bias == nullptr ? nullptr : bias + n,
                    out.Rows(t, rows).Columns(n, cols));
       }
     }
   });
+}
+
+void Matmul(ConstMatrixView x, const WeightView& weight, ConstVectorView bias, MatrixView out) {
+  const Primitives& primitives = ActivePrimitives();
+  const float* bias_values = AsFloat(primitives, bias);
+  for (int64_t t = 0; t < x.rows; t += kInputRows) {
+    const int64_t rows = std::min(kInputRows, x.rows - t);
+    const ConstMatrixView part = {x.row(t), x.dtype, rows, x.cols, x.row_stride};
+    MultiplyRows(primitives, part, weight, bias_values, out.Rows(t, rows));
+  }
 }
 
 }  // namespace

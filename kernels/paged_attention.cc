@@ -129,14 +129,32 @@ void StoreRows(const Problem& problem, const WorkItem& item, const Rows& rows) {
   }
 }
 
+// Fetches a tile that will be needed next: it lies in another block, which the processor can't
+// guess.
+void PrefetchTile(const Problem& problem, const WorkItem& item, int64_t begin, int64_t length) {
+  const KvCacheView& kv = problem.kv;
+  const int64_t block = BlockOf(problem.batch, kv, item.sequence, begin / kv.block_tokens);
+  const int64_t bytes = length * kv.head_size * SizeOf(kv.dtype);
+  for (void* memory : {kv.keys, kv.values}) {
+    const char* tile = static_cast<const char*>(
+        CacheRow(kv, memory, block, item.kv_head, begin % kv.block_tokens));
+    for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(tile + line);
+  }
+}
+
 void Attend(const Problem& problem, const WorkItem& item) {
   const Rows rows = PrepareRows(problem, item);
   const int64_t block_tokens = problem.kv.block_tokens;
   const int64_t context = int64_t{item.first_position} + item.tokens;
+  const auto length_at = [&](int64_t begin) {
+    return std::min(kTilePositions, block_tokens - begin % block_tokens);
+  };
   for (int64_t begin = 0; begin < context;) {
-    const int64_t length = std::min(kTilePositions, block_tokens - begin % block_tokens);
+    const int64_t length = length_at(begin);
+    const int64_t next = begin + length;
+    if (next < context) PrefetchTile(problem, item, next, length_at(next));
     AttendTile(problem, item, rows, begin, length);
-    begin += length;
+    begin = next;
   }
   StoreRows(problem, item, rows);
 }

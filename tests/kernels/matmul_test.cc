@@ -62,6 +62,7 @@ TEST_P(MatmulTest, AgreesWithFloat64) {
     CheckMatmul(GetParam(), out, 3, 1, 31);
     CheckMatmul(GetParam(), out, 1, 128, 4096);
     CheckMatmul(GetParam(), out, 131, 66, 257);
+    CheckMatmul(GetParam(), out, 600, 33, 40);
   }
 }
 
