@@ -53,6 +53,8 @@ class RandomSchedule {
     if (failures_ && Chance(1)) {
       harness_->runner().Fail(absl::UnavailableError("rank 1 is gone"), Pick(0, 3));
     }
+    // A rank may also go unasked, between steps.
+    if (failures_ && Pick(0, 999) < 3) harness_->runner().LoseIdle();
     if (Chance(10)) harness_->Advance(absl::Milliseconds(Pick(1, 500)));
     harness_->engine().StepOnce();
   }
