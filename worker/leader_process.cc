@@ -90,7 +90,7 @@ class LeaderProcess {
     RETURN_IF_ERROR(AwaitFirstEpoch());
     engine_ = std::make_unique<Engine>(
         EngineOptionsOf(), runner_.get(),
-        [this](std::vector<TokenEvent> events) { service_.Deliver(std::move(events)); });
+        [this](const std::vector<TokenEvent>& events) { service_.Deliver(events); });
     live_engine_ = engine_.get();
     engine_->Start();
     service_.Serve({engine_.get(), ModelDescription()});

@@ -106,7 +106,7 @@ void WorkerService::OnEpoch() {
   for (const auto& session : sessions_) session->Send(WelcomeMessage());
 }
 
-void WorkerService::Deliver(std::vector<TokenEvent> events) {
+void WorkerService::Deliver(const std::vector<TokenEvent>& events) {
   const std::lock_guard lock(mutex_);
   absl::flat_hash_map<std::shared_ptr<WorkerSession>, v1::WorkerSessionResponse> messages;
   for (const TokenEvent& event : events) {
@@ -258,7 +258,7 @@ absl::Status WorkerService::Submit(const std::shared_ptr<WorkerSession>& session
                             request.sampling.num_logprobs};
   }
   const RequestKey key = request.key;
-  const absl::Status status = served_.engine->Submit(std::move(request));
+  absl::Status status = served_.engine->Submit(std::move(request));
   if (!status.ok()) {
     const std::lock_guard lock(mutex_);
     session->keys.erase(submit.key());

@@ -61,7 +61,7 @@ class WorkerService final : public v1::Worker::CallbackService, private WorkerSe
   // An epoch formed: sessions are welcomed again.
   void OnEpoch();
   // The engine's EventSink: one message a session for all events of a step.
-  void Deliver(std::vector<TokenEvent> events);
+  void Deliver(const std::vector<TokenEvent>& events);
   // Tells all gateways to send nothing new, and is not ready from now on.
   void GoAway(const std::string& reason, absl::Duration drain_timeout);
   // Ends all sessions and the reporting thread.

@@ -68,7 +68,7 @@ class WorkerServiceTest : public ::testing::Test {
     address_ = "127.0.0.1:" + std::to_string(server_->port());
     engine_ = std::make_unique<Engine>(
         EngineOptions(), &runner_,
-        [this](std::vector<TokenEvent> events) { service_.Deliver(std::move(events)); });
+        [this](const std::vector<TokenEvent>& events) { service_.Deliver(events); });
   }
   ~WorkerServiceTest() override {
     runner_.Open();
