@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 
@@ -70,7 +71,7 @@ TEST_P(CpuPrimitivesTest, RoundToNearestEvenAndKeepNan) {
 
 TEST_P(CpuPrimitivesTest, ExponentialIsWithinThreeUnitsAndExactAtZero) {
   std::vector<float> x = {0};
-  for (float v = 0; v > -87; v -= 0.00737f) x.push_back(v);
+  for (int i = 0; i < 11800; ++i) x.push_back(static_cast<float>(i) * -0.00737f);
   std::vector<float> e(x.size());
   const double sum = primitives_.exp_sum(x.data(), 0, e.data(), static_cast<int64_t>(x.size()));
   EXPECT_EQ(e[0], 1.0f);
@@ -109,6 +110,42 @@ TEST_P(CpuPrimitivesTest, SanitizeReplacesWhatIsNotANumber) {
 
 INSTANTIATE_TEST_SUITE_P(Cpu, CpuPrimitivesTest, testing::ValuesIn(RunnableIsas()),
                          [](const auto& info) { return std::string(NameOf(info.param)); });
+
+// Everything that sums or approximates, over random rows of an odd length: the outputs' bytes.
+std::string BitsOfAllPrimitives(CpuIsa isa) {
+  const ScopedIsa scoped(isa);
+  const cpu::Primitives& primitives = cpu::ActivePrimitives();
+  constexpr int64_t kLength = 1077;
+  const Tensor x = Tensor::Random(DType::kFloat32, 9, kLength, 1);
+  const auto row = [&](int64_t r) { return static_cast<const float*>(x.view().row(r)); };
+  std::vector<float> results(9 * kLength, 0.0f);
+  float* out = results.data();
+  for (DType dtype : kAllDTypes) {
+    const Tensor w = Tensor::Random(dtype, 13, kLength, 2);
+    const int index = static_cast<int>(dtype);
+    primitives.dot[index]({row(0), kLength, 9, w.view().data, kLength, 13, kLength, out, 13});
+    out += 9 * 13;
+    primitives.weighted_sum[index](
+        {row(0), kLength, 9, 13, w.view().data, kLength / 10, out, kLength / 10});
+    out += 9 * (kLength / 10);
+  }
+  cpu::SoftmaxState state{0.25f, 2.0f};
+  std::copy_n(row(0), 29, out);
+  out[29] = primitives.softmax_tile(out, 29, 0.7f, &state);
+  out[30] = state.max;
+  out[31] = state.sum;
+  out[32] = primitives.sum_of_squares(row(1), kLength);
+  out[33] = static_cast<float>(primitives.exp_sum(row(2), 3, out + 40, kLength));
+  primitives.silu_multiply(row(3), row(4), out + 40 + kLength, kLength);
+  primitives.rotate(row(5), row(6), out + 40 + 2 * kLength, kLength - 1);
+  EXPECT_LE(out + 40 + 3 * kLength, results.data() + results.size());
+  return {reinterpret_cast<const char*>(results.data()), results.size() * sizeof(float)};
+}
+
+TEST(CpuPrimitives, GiveEqualBitsWithAvx2AndAvx512) {
+  if (BestCpuIsa() != CpuIsa::kAvx512) GTEST_SKIP() << "this machine has no AVX-512";
+  EXPECT_EQ(BitsOfAllPrimitives(CpuIsa::kAvx2), BitsOfAllPrimitives(CpuIsa::kAvx512));
+}
 
 TEST(CpuBackendDeathTest, RefusesAnInstructionSetThatItDoesNotKnow) {
   testing::FLAGS_gtest_death_test_style = "threadsafe";  // so that the choice is not made yet
