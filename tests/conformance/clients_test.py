@@ -59,7 +59,7 @@ def test_a_foreign_client_streams_the_golden_text_and_sees_errors(client, cluste
     result = run([*command, cluster.gateway.address, answer["prompt"], answer["max_tokens"]],
                  PYTHONPATH=str(ROOT / "proto"))
     assert result.returncode == 0, result.stderr
-    assert result.stdout == 2 * (answer["greedy_text"] + "\n")
+    assert result.stdout == 2 * (" " + answer["greedy_text"] + "\n")
     refused = run([*command, cluster.gateway.address, answer["prompt"], 1 << 30], PYTHONPATH=str(ROOT / "proto"))
     assert refused.returncode == 1
     assert "max_tokens" in refused.stderr
