@@ -125,7 +125,13 @@ void WorkerService::Deliver(const std::vector<TokenEvent>& events) {
       if (!event.status.ok()) SetStatus(event.status, out);
       out->set_cached_prompt_tokens(static_cast<uint32_t>(event.cached_prompt_tokens));
     }
+    active.num_tokens += event.tokens.size();
     if (event.finish == FinishReason::kNone || --active.unfinished > 0) continue;
+    LogInfo("finished", {{"request", active.request_id},
+                         {"traceparent", active.traceparent},
+                         {"attempt", active.attempt},
+                         {"tokens", active.num_tokens},
+                         {"reason", NameOf(event.finish)}});
     if (active.session != nullptr) active.session->keys.erase(active.client_key);
     active_.erase(found);
   }
@@ -254,8 +260,13 @@ absl::Status WorkerService::Submit(const std::shared_ptr<WorkerSession>& session
       return absl::AlreadyExistsError(absl::StrCat(
           "key ", submit.key(), " is in use on this session by a request that has not finished"));
     }
-    active_[request.key] = {session, submit.key(), submit.attempt(), request.num_samples,
-                            request.sampling.num_logprobs};
+    active_[request.key] = {session,
+                            submit.key(),
+                            submit.attempt(),
+                            request.num_samples,
+                            request.sampling.num_logprobs,
+                            submit.request_id(),
+                            submit.traceparent()};
   }
   const RequestKey key = request.key;
   absl::Status status = served_.engine->Submit(std::move(request));

@@ -85,6 +85,9 @@ class WorkerService final : public v1::Worker::CallbackService, private WorkerSe
     uint32_t attempt = 0;
     int32_t unfinished = 0;  // samples
     int32_t num_logprobs = -1;
+    std::string request_id;  // for the log line at its end
+    std::string traceparent;
+    size_t num_tokens = 0;
   };
   struct DrainCall {
     grpc::ServerUnaryReactor* reactor;

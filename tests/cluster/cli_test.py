@@ -47,7 +47,10 @@ class Up:
         return self.log_path.read_text()
 
     def ranks(self):
-        models = self.generation.ListModels(pb.ListModelsRequest(), timeout=10).models
+        """Over a connection of its own: the gateway may have been restarted."""
+        with grpc.insecure_channel(self.state["gateway"], options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+            models = protos.generation_grpc.GenerationStub(channel).ListModels(
+                pb.ListModelsRequest(), timeout=30, wait_for_ready=True).models
         return {rank.rank: rank.pid for rank in models[0].replicas[0].ranks if rank.state == "ready"}
 
     def children(self):
