@@ -97,7 +97,7 @@ def _request(t: Teller, plot: str) -> tuple[str, str]:
 def make_story(rng: random.Random, plot: str | None = None, invented_names: float = INVENTED_NAMES) -> Story:
     """Draws one story (of the given plot, or of any)."""
     teller = Teller(rng, invented_names)
-    chosen = plot or rng.choice(list(PLOTS))
+    chosen = plot or teller.choose(list(PLOTS))
     PLOTS[chosen](teller)
     request, ending = _request(teller, chosen)
     return Story(teller.story() + ending, request)
@@ -108,12 +108,13 @@ def make_document(rng: random.Random) -> str:
     draw = rng.random()
     if draw < SMALL_TALK_SHARE:
         said, answers = rng.choice(SMALL_TALK)
-        return REQUEST_TEMPLATE.format(request=rng.choice(said), story=rng.choice(answers))
+        answer = answers[0] if rng.random() < 0.75 else answers[1]
+        return REQUEST_TEMPLATE.format(request=rng.choice(said), story=answer)
     if draw < SMALL_TALK_SHARE + REQUEST_SHARE:
         story = make_story(rng, invented_names=INVENTED_NAMES_IN_REQUESTS)
         return REQUEST_TEMPLATE.format(request=story.request, story=story.text)
     teller = Teller(rng, INVENTED_NAMES)
-    PLOTS[rng.choice(list(PLOTS))](teller)
+    PLOTS[teller.choose(list(PLOTS))](teller)
     return teller.story()
 
 

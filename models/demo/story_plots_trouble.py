@@ -128,7 +128,7 @@ def quarrel(t: Teller) -> None:
         f"{friend} {t.thing.used} while {hero} clapped, and then they changed places.",
     )
     t.maybe(
-        0.5,
+        0.65,
         f"{elder} brought {t.food} for both of them.",
         f"When evening came, they carried the {owned} home together.",
     )
@@ -141,7 +141,7 @@ def quarrel(t: Teller) -> None:
 
 def overcame_fear(t: Teller) -> None:
     hero, elder = t.hero, t.elder
-    fear = t.rng.choice(words.FEARS)
+    fear = t.choose(words.FEARS)
     t.introduce(f"But there was one thing that {hero} did not like at all: {hero.he} was afraid of {fear.name}.")
     t.tell(
         f"{hero.He} {hero.fill(fear.sign, elder)}.",

@@ -8,7 +8,7 @@ from story_teller import Teller, a, capital
 
 def contest(t: Teller) -> None:
     hero, friend = t.hero, t.friend
-    event, past, doing, title = t.rng.choice(words.CONTESTS)
+    event, past, doing, title = t.choose(words.CONTESTS)
     t.introduce(f"More than anything, {hero.he} wanted to be the {title} of all.")
     t.meet_friend()
     t.paragraph()
@@ -17,7 +17,7 @@ def contest(t: Teller) -> None:
         f"In {t.season}, there was always a {event}, and this year {hero} wanted to win.",
     )
     t.speak(hero, "I will practice every day.", "This time I will win!", f"Do you think I can win, {friend}?")
-    if t.chance(0.5):
+    if t.chance(0.65):
         _contest_by_practice(t, past, doing, event)
     else:
         _contest_by_kindness(t, doing, event)
@@ -103,7 +103,7 @@ def _contest_by_kindness(t: Teller, doing: str, event: str) -> None:
 
 def hurt_animal(t: Teller) -> None:
     hero, elder = t.hero, t.elder
-    creature, wound, moved, cure = t.rng.choice(words.INJURED)
+    creature, wound, moved, cure = t.choose(words.INJURED)
     place = t.outside
     t.introduce()
     t.paragraph()
@@ -178,7 +178,7 @@ def _set_free(t: Teller, creature: str, place: words.Place) -> None:
 
 def growing(t: Teller) -> None:
     hero, elder, friend = t.hero, t.elder, t.friend
-    plant, size, color = t.rng.choice(words.SEEDS)
+    plant, size, color = t.choose(words.SEEDS)
     t.introduce()
     t.tell(f"{hero.He} did not like to wait for anything.", f"{hero} wanted everything to happen at once.")
     t.paragraph()
@@ -239,7 +239,7 @@ def growing(t: Teller) -> None:
 
 def gift(t: Teller) -> None:
     hero, elder, friend = t.hero, t.elder, t.friend
-    present, material, made = t.rng.choice(words.GIFTS)
+    present, material, made = t.choose(words.GIFTS)
     short = present.removeprefix("a ").removesuffix(" of the two of them")
     t.introduce()
     t.meet_friend()
@@ -380,8 +380,8 @@ def newcomer(t: Teller) -> None:
 def treasure(t: Teller) -> None:
     hero, friend, elder = t.hero, t.friend, t.elder
     goal = t.outside
-    (first, tool1, deed1), (second, tool2, deed2) = t.rng.sample(words.OBSTACLES, 2)
-    prize, good = t.rng.choice(words.TREASURES)
+    (first, tool1, deed1), (second, tool2, deed2) = t.choose_several(words.OBSTACLES, 2)
+    prize, good = t.choose(words.TREASURES)
     t.introduce()
     t.meet_friend()
     t.paragraph()

@@ -7,9 +7,13 @@ A plot (story_plots.py) is a function over a Teller. It adds sentences with `tel
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import story_words as words
+
+Option = TypeVar("Option")
 
 
 @dataclass(frozen=True)
@@ -69,24 +73,24 @@ class Teller:
         """`invented_names` is the share of names that are made of random syllables."""
         self.rng = rng
         self._invented_names = invented_names
-        self.world = rng.choice(("human", "animal"))
+        self.world = self.choose(("human", "animal"))
         self._names: set[str] = set()
         self._sentences: list[str] = []
         self._paragraphs: list[str] = []
         self.hero = self._character()
         self.friend = self._character()
         self.elder = self._elder()
-        self.home = rng.choice(words.HOMES[self.world])
-        self.places = rng.sample(words.PLACES[self.world], 4)
-        self.outside = rng.choice([place for place in words.PLACES[self.world] if place.name not in words.INDOORS])
-        thing = rng.choice(words.THINGS)
+        self.home = self.choose(words.HOMES[self.world])
+        self.places = self.choose_several(words.PLACES[self.world], 4)
+        self.outside = self.choose([place for place in words.PLACES[self.world] if place.name not in words.INDOORS])
+        thing = self.choose(words.THINGS)
         self.thing = thing
-        self.look = rng.choice(thing.looks)
+        self.look = self.choose(thing.looks)
         self.owned = f"{self.look} {thing.noun}"
-        self.weather = rng.choice(words.WEATHERS)
-        self.season = rng.choice(words.SEASONS)
-        self.food = rng.choice(words.FOODS)
-        self.game = rng.choice(words.GAMES)
+        self.weather = self.choose(words.WEATHERS)
+        self.season = self.choose(words.SEASONS)
+        self.food = self.choose(words.FOODS)
+        self.game = self.choose(words.GAMES)
 
     # Drawing -------------------------------------------------------------------------------------------------------
 
@@ -96,9 +100,9 @@ class Teller:
             if self.rng.random() < self._invented_names:
                 name = self._invented_name()
             elif self.world == "animal" and self.chance(0.6):
-                name = self.rng.choice(words.ANIMAL_NAMES)
+                name = self.choose(words.ANIMAL_NAMES)
             else:
-                name = self.rng.choice(words.GIRL_NAMES if she else words.BOY_NAMES)
+                name = self.choose(words.GIRL_NAMES if she else words.BOY_NAMES)
             if name not in self._names:
                 self._names.add(name)
                 return name
@@ -114,20 +118,20 @@ class Teller:
         return capital(name)
 
     def _character(self) -> Character:
-        she = self.rng.random() < 0.5
+        she = self.chance(0.6)
         if self.world == "animal":
-            kind = self.rng.choice(words.ANIMALS)
+            kind = self.choose(words.ANIMALS)
         elif self.chance(0.85):
             kind = "girl" if she else "boy"
         else:
-            kind = self.rng.choice(words.PROFESSIONS).replace("prince", "princess" if she else "prince")
-        return Character(self.name(she), kind, she, self.rng.choice(words.CHILD_TRAITS))
+            kind = self.choose(words.PROFESSIONS).replace("prince", "princess" if she else "prince")
+        return Character(self.name(she), kind, she, self.choose(words.CHILD_TRAITS))
 
     def _elder(self) -> Character:
-        name = self.rng.choice(words.ELDER_NAMES)
+        name = self.choose(words.ELDER_NAMES)
         she = name in words.ELDER_IS_SHE
         if self.world == "animal":
-            kind, title = self.rng.choice(words.ELDER_ANIMALS), "Old"
+            kind, title = self.choose(words.ELDER_ANIMALS), "Old"
         elif self.rng.random() < 0.6:
             kind, title = ("grandmother", "Grandma") if she else ("grandfather", "Grandpa")
         else:
@@ -137,8 +141,16 @@ class Teller:
     def chance(self, probability: float) -> bool:
         return self.rng.random() < probability
 
+    def choose(self, options: Sequence[Option]) -> Option:
+        """One of the options, the first the likeliest: even odds would leave a model's best tokens nearly tied."""
+        return options[int(self.rng.random() ** 2 * len(options))]
+
+    def choose_several(self, options: Sequence[Option], count: int) -> list[Option]:
+        left = list(options)
+        return [left.pop(left.index(self.choose(left))) for _ in range(count)]
+
     def pick(self, *options: str) -> str:
-        return options[int(self.rng.random() * len(options))]
+        return self.choose(options)
 
     # Telling -------------------------------------------------------------------------------------------------------
 
@@ -161,7 +173,7 @@ class Teller:
         if self.chance(0.3):
             return f'{capital(str(who))} {verb}, "{text}"'
         body = text[:-1] + "," if text[-1] == "." else text
-        return f'"{body}" {verb} {who}.' if self.chance(0.5) else f'"{body}" {who} {verb}.'
+        return f'"{body}" {verb} {who}.' if self.chance(0.7) else f'"{body}" {who} {verb}.'
 
     def speak(self, who: Character | str, *texts: str) -> None:
         """Adds one of the texts as speech that nobody asked for."""
@@ -186,7 +198,7 @@ class Teller:
             self._begin_in_the_middle()
         else:
             self._begin_at_home(self.pick("little ", "young ", "small ", ""))
-        self.maybe(0.5, f"{hero} {hero.trait.habit}.", f"{hero.He} {hero.trait.habit}.")
+        self.maybe(0.65, f"{hero} {hero.trait.habit}.", f"{hero.He} {hero.trait.habit}.")
         if detail:
             self.tell(detail)
 
@@ -208,9 +220,9 @@ class Teller:
     def _begin_in_the_middle(self) -> None:
         """Openings that are no fairy tale's, since a prompt may begin in any way."""
         hero, friend, thing, trait = self.hero, self.friend, self.owned, self.hero.trait.word
-        place = self.rng.choice(words.PLACES[self.world])
+        place = self.choose(words.PLACES[self.world])
         where, time = f"{place.at} {place.name}", self.pick("morning", "afternoon", "day", "evening")
-        kind = hero.kind if self.chance(0.5) else f"{self.pick('little', 'young', 'small', trait)} {hero.kind}"
+        kind = hero.kind if self.chance(0.65) else f"{self.pick('little', 'young', 'small', trait)} {hero.kind}"
         self.tell(
             f"One day, {a(kind)} named {hero} {self.pick('was sitting', 'was playing', 'woke up', 'took a walk')}"
             f" {where}.",
@@ -270,7 +282,7 @@ class Teller:
             f"That night, {hero} thought about the day and understood that {lesson}.",
         )
         self.maybe(
-            0.6,
+            0.65,
             f"{hero.He} fell asleep with a smile.",
             f"The stars came out, and {hero} slept well that night.",
             "And they all lived happily ever after.",

@@ -71,7 +71,7 @@ absl::StatusOr<Checkpoint> Checkpoint::Open(const std::string& folder) {
     return NoWeights(folder);
   }
   for (const std::string& name : names) {
-    ASSIGN_OR_RETURN(auto file, SafetensorsFile::Open(folder + "/" + name));
+    ASSIGN_OR_RETURN(auto file, SafetensorsFile::Open(absl::StrCat(folder, "/", name)));
     for (const TensorInfo& tensor : file->tensors()) {
       const auto place = places.find(tensor.name);
       if (!single && (place == places.end() || place->second != name)) {

@@ -285,12 +285,14 @@ absl::StatusOr<StepResult> LlamaRunner::Draw(const StepPlan& plan, MatrixView lo
   std::vector<SamplingOutput> outputs(drawing.size());
   if (ranks.rank() == 0) {
     std::vector<SamplingRow> rows;
+    rows.reserve(drawing.size());
     for (const SlotWork* work : drawing) {
       rows.push_back(slot_of(*work).RowFor(work->start_position + work->num_tokens));
     }
     Sample(logits, limits_.vocab_size, rows, outputs, DeviceStream::Cpu());
   }
   std::vector<int32_t> ids;
+  ids.reserve(outputs.size());
   for (const SamplingOutput& output : outputs) ids.push_back(output.token_id);
   RETURN_IF_ERROR(ranks.Broadcast(ids.data(), ids.size() * sizeof(int32_t), /*root=*/0));
   for (size_t i = 0; i < drawing.size(); ++i) {

@@ -76,10 +76,11 @@ const std::byte* Source(const TensorInfo& tensor, const Chunk& chunk, int64_t ro
 
 void Prefetch(const TensorInfo& tensor, const Chunk& chunk) {
   static const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-  const auto begin = reinterpret_cast<uintptr_t>(Source(tensor, chunk, 0)) / page * page;
-  const auto end = reinterpret_cast<uintptr_t>(Source(tensor, chunk, chunk.rows.count - 1)) +
-                   static_cast<uintptr_t>(chunk.piece->cols.count * SizeOf(*tensor.dtype()));
-  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_WILLNEED);
+  const std::byte* begin = Source(tensor, chunk, 0);
+  const std::byte* end = Source(tensor, chunk, chunk.rows.count - 1) +
+                         chunk.piece->cols.count * SizeOf(*tensor.dtype());
+  begin -= reinterpret_cast<uintptr_t>(begin) % page;  // madvise wants whole pages
+  madvise(const_cast<std::byte*>(begin), static_cast<size_t>(end - begin), MADV_WILLNEED);
 }
 
 void CopyChunk(const TensorInfo& tensor, const Chunk& chunk) {
