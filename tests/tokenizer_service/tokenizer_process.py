@@ -32,7 +32,8 @@ class TokenizerProcess:
         port_file.unlink(missing_ok=True)
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [str(PROGRAM), f"--model={model}", "--listen_address=127.0.0.1:0", f"--port_file={port_file}", *flags],
+                ["setpriv", "--pdeathsig", "KILL", str(PROGRAM), f"--model={model}", "--listen_address=127.0.0.1:0",
+                 f"--port_file={port_file}", *flags],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         give_up = time.monotonic() + 30
         while not port_file.exists():
