@@ -155,7 +155,7 @@ def run_pytest(options, counts):
     command = [str(python), "-m", "pytest", "-q", "--color=no", f"--junitxml={report}", "tests"]
     if options.filter:
         command += ["-k", options.filter]
-    limit_s = 7200 if options.long else 1500
+    limit_s = 7200 if options.long else 2400
     before = len(counts.failed)
     code, _ = run_limited(command, limit_s, environment=test_environment(options), echo=True)
     if report.exists():
