@@ -22,8 +22,10 @@ class FollowerProcess {
  public:
   FollowerProcess(const WorkerConfig& config, ShutdownSignal* signal)
       : context_(config, signal),
-        service_(ServiceOptions(), {[this] { return Epoch(); }, [this] { return Ranks(); }},
-                 &context_.metrics) {}
+        service_(
+            ServiceOptions(),
+            {[this] { return Epoch(); }, [this] { return Ranks(); }, [this] { return Progress(); }},
+            &context_.metrics) {}
 
   int Run() {
     if (const absl::Status status = server_.Start(config(), context_.registry, {&service_});
@@ -112,6 +114,8 @@ class FollowerProcess {
     const std::shared_ptr<ReplicaFollower> follower = Follower();
     return follower == nullptr ? 0 : follower->epoch();
   }
+
+  uint64_t Progress() { return Follower() != nullptr ? NumberOf(local_->progress()) : 0; }
 
   std::vector<v1::WorkerRank> Ranks() {
     const std::shared_ptr<ReplicaFollower> follower = Follower();

@@ -26,7 +26,9 @@ class LeaderProcess {
   LeaderProcess(const WorkerConfig& config, ShutdownSignal* signal)
       : context_(config, signal),
         leader_(OptionsOfLeader()),
-        service_(ServiceOptions(), {[this] { return leader_.epoch(); }, [this] { return Ranks(); }},
+        service_(ServiceOptions(),
+                 {[this] { return leader_.epoch(); }, [this] { return Ranks(); },
+                  [this] { return Progress(); }},
                  &context_.metrics) {}
 
   int Run() {
@@ -143,6 +145,8 @@ class LeaderProcess {
         limits.max_context_tokens - 1, int64_t{limits.num_blocks} * limits.block_tokens)));
     return description;
   }
+
+  uint64_t Progress() { return loaded_ ? NumberOf(local_->progress()) : 0; }
 
   std::vector<v1::WorkerRank> Ranks() {
     std::vector<v1::WorkerRank> ranks = leader_.followers();

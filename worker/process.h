@@ -71,6 +71,11 @@ class LlamaRankRunner final : public RankRunner {
   const std::unique_ptr<LlamaRunner> runner_;
 };
 
+// A number that differs whenever the rank has finished another layer or step.
+inline uint64_t NumberOf(const RankProgress& progress) {
+  return (progress.steps_done << 16) + static_cast<uint64_t>(progress.layers_done);
+}
+
 // Loads this rank's part of the model and allocates its KV blocks, with progress in the log and in
 // `service`. No epoch stands yet.
 absl::StatusOr<std::unique_ptr<LlamaRankRunner>> LoadRunner(const WorkerConfig& config,

@@ -191,8 +191,8 @@ void WorkerService::OnSessionMessage(const std::shared_ptr<WorkerSession>& sessi
                                      const v1::WorkerSessionRequest& message) {
   switch (message.message_case()) {
     case v1::WorkerSessionRequest::kHello:
-      session->gateway = message.hello().gateway();
-      LogInfo("opened session", {{"gateway", session->gateway}});
+      session->set_gateway(message.hello().gateway());
+      LogInfo("opened session", {{"gateway", session->gateway()}});
       break;
     case v1::WorkerSessionRequest::kSubmit:
       OnSubmit(session, message.submit());
@@ -219,7 +219,7 @@ void WorkerService::OnSessionClosed(const std::shared_ptr<WorkerSession>& sessio
   }
   for (const RequestKey key : keys) served_.engine->Cancel(key);
   metrics_->closed_sessions.Increment();
-  LogInfo("closed session", {{"gateway", session->gateway}, {"cancelled", keys.size()}});
+  LogInfo("closed session", {{"gateway", session->gateway()}, {"cancelled", keys.size()}});
 }
 
 void WorkerService::OnSubmit(const std::shared_ptr<WorkerSession>& session,
@@ -327,11 +327,11 @@ v1::WorkerLoad WorkerService::LoadLocked() {
   return load;
 }
 
-// Judged by steps: with work queued, one must end within a second or a few predicted step times.
+// With work queued, rank 0 must get on within a second or a few predicted step times.
 bool WorkerService::MakesProgressLocked(const EngineStats& stats) {
   const bool idle = stats.running_sequences == 0 && stats.waiting_requests == 0;
-  if (idle || stats.recovering || stats.steps != last_steps_) {
-    last_steps_ = stats.steps;
+  const uint64_t progress = replica_.progress();
+  if (std::exchange(last_step_progress_, progress) != progress || idle || stats.recovering) {
     last_progress_ = absl::Now();
   }
   const absl::Duration allowed =

@@ -30,6 +30,7 @@ const char* NameOf(WorkerState state);  // "loading", "forming", "ready", "drain
 struct ReplicaView {
   std::function<uint64_t()> epoch;  // the one that stands, or stood last; 0 before the first
   std::function<std::vector<v1::WorkerRank>()> ranks;
+  std::function<uint64_t()> progress;  // differs whenever rank 0 has finished another layer
 };
 
 // What is served, once it is.
@@ -135,7 +136,7 @@ class WorkerService final : public v1::Worker::CallbackService, private WorkerSe
   bool load_is_due_ = false;  // a session was told another one since
   bool last_ready_ = false;
   bool failed_ = false;
-  uint64_t last_steps_ = 0;
+  uint64_t last_step_progress_ = 0;
   absl::Time last_progress_ = absl::Now();
   std::vector<DrainCall> drains_;
   bool stopping_ = false;

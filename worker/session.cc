@@ -50,7 +50,7 @@ void WorkerSession::Send(v1::WorkerSessionResponse message) {
   }
   if (write) StartWrite(&out_);
   if (fits) return;
-  LogWarning("broke session", {{"gateway", gateway}, {"reason", "it does not read"}});
+  LogWarning("broke session", {{"gateway", gateway()}, {"reason", "it does not read"}});
   Break({grpc::StatusCode::RESOURCE_EXHAUSTED, "the gateway does not read its session"});
 }
 
@@ -95,6 +95,17 @@ void WorkerSession::OnWriteDone(bool ok) {
   } else {
     Finish(status_);
   }
+}
+
+void WorkerSession::set_gateway(const std::string& name) {
+  constexpr size_t kMaxBytes = 100;
+  const std::lock_guard lock(mutex_);
+  gateway_ = name.substr(0, kMaxBytes);
+}
+
+std::string WorkerSession::gateway() const {
+  const std::lock_guard lock(mutex_);
+  return gateway_;
 }
 
 void WorkerSession::Close(const grpc::Status& status) { End(status, /*drop=*/false); }

@@ -38,6 +38,10 @@ class WorkerSession final
 
   // Any thread; without effect once the stream is closing.
   void Send(v1::WorkerSessionResponse message);
+  // Who it is, for logs: as its hello said, cut to 100 bytes.
+  void set_gateway(const std::string& name);
+  std::string gateway() const;
+
   // Ends the stream with `status`, once what was sent is read.
   void Close(const grpc::Status& status);
   // Cancels the stream, dropping what was not read.
@@ -46,7 +50,6 @@ class WorkerSession final
   // Of the requests that have not finished: the gateway's key → the engine's. The handler's to
   // guard.
   absl::flat_hash_map<uint64_t, RequestKey> keys;
-  std::string gateway = "unknown";  // for logs, from its hello
 
  private:
   WorkerSession(grpc::CallbackServerContext* context, Handler* handler, int64_t max_tokens)
@@ -67,7 +70,8 @@ class WorkerSession final
   std::shared_ptr<WorkerSession> self_;  // until OnDone
   v1::WorkerSessionRequest in_;
 
-  std::mutex mutex_;  // guards all below
+  mutable std::mutex mutex_;  // guards all below
+  std::string gateway_ = "unknown";
   std::deque<v1::WorkerSessionResponse> queue_;
   int64_t queued_tokens_ = 0;      // of queue_
   v1::WorkerSessionResponse out_;  // being written

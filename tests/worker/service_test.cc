@@ -95,7 +95,8 @@ class WorkerServiceTest : public ::testing::Test {
     return options;
   }
   ReplicaView View() {
-    return {[this] { return epoch_.load(); }, [] { return std::vector<v1::WorkerRank>(1); }};
+    return {[this] { return epoch_.load(); }, [] { return std::vector<v1::WorkerRank>(1); },
+            [this] { return progress_.load(); }};
   }
   v1::WorkerModel Model() const {
     v1::WorkerModel model;
@@ -121,6 +122,7 @@ class WorkerServiceTest : public ::testing::Test {
   MetricsRegistry registry_;
   WorkerMetrics metrics_;
   std::atomic<uint64_t> epoch_{0};
+  std::atomic<uint64_t> progress_{0};
   GatedRunner runner_;
   std::unique_ptr<Engine> engine_;
   WorkerService service_;
@@ -282,6 +284,20 @@ TEST_F(WorkerServiceTest, ALostRankFailsRequestsInFlightAndReadinessFollows) {
   EXPECT_EQ(Status(client).state(), "forming");
 }
 
+TEST_F(WorkerServiceTest, AWorkerThatGetsNowhereForASecondIsNotReadyUntilItGoesOn) {
+  Serve();
+  runner_.Close();
+  WorkerClient client(address_);
+  ASSERT_TRUE(client.ReadUntilWelcome());
+  client.Submit(MakeSubmit(1, 5, 10));
+  runner_.AwaitBlocked();
+  ASSERT_TRUE(client.ReadUntil([&] { return !client.load().ready(); }));
+  ++progress_;  // another layer of the long step is done
+  ASSERT_TRUE(client.ReadUntil([&] { return client.load().ready(); }));
+  runner_.Open();
+  EXPECT_EQ(client.ReadUntilFinished(1).token_ids.size(), 10U);
+}
+
 class SlowGatewayTest : public WorkerServiceTest {
  protected:
   SlowGatewayTest() : WorkerServiceTest(/*max_session_tokens=*/2000) {}
@@ -313,7 +329,8 @@ TEST(WorkerServiceOfAFollower, RefusesSessionsWithTheLeadersAddress) {
   WorkerService::Options options;
   options.refusal = "this is rank 1; requests go to rank 0 at leader:1";
   WorkerService service(options,
-                        {[] { return uint64_t{0}; }, [] { return std::vector<v1::WorkerRank>(); }},
+                        {[] { return uint64_t{0}; }, [] { return std::vector<v1::WorkerRank>(); },
+                         [] { return uint64_t{0}; }},
                         &metrics);
   const auto server = GrpcServer::Start({}, {&service});
   ASSERT_TRUE(server.ok());

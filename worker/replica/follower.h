@@ -49,7 +49,6 @@ class ReplicaFollower {
   void Stop();
 
   uint64_t epoch() const { return epoch_; }
-  bool in_epoch() const { return in_epoch_; }  // its group stands
 
  private:
   using Stream = grpc::ClientReaderWriter<v1::FollowerMessage, v1::LeaderMessage>;
