@@ -19,8 +19,9 @@ namespace caravan {
 //
 // Decode equals LlamaTokenizer.decode for text that was encoded, and for any ids but in this:
 // incomplete UTF-8 stays as it is (there: U+FFFD); nothing is taken away or put in around special
-// and added tokens (there: a space after one goes; legacy puts one before one that is kept, and
-// takes a second space from the text's start); a token that is flagged special is left out even
+// and added tokens (there: a space after one goes; legacy puts one before one that is kept); of
+// spaces at the text's start one goes (there: legacy takes two, and else a run that is no piece
+// without its first shows as "▁"); a token that is flagged special is left out even
 // where it has no role (bos_token, …, additional_special_tokens).
 class SentencePieceTokenizer : public Tokenizer {
  public:

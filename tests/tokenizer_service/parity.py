@@ -80,13 +80,19 @@ class Reference:
 
     def is_plain(self, ids):
         """Whether transformers' own decode has no rule of its own for these: no added or control token but those with a
-        role (around the others it takes spaces away), and (legacy) no second space at the start, which goes too."""
+        role (around the others it takes spaces away), and no run of spaces at the start (legacy takes two away, the
+        other one shows "▁" where the shorter run is no piece)."""
         odd = (self.special | set(self.added)) - set(self.tokenizer.all_special_ids) | self.shadowed
         if odd.intersection(ids):
             return False
         shown = [self.piece(i) for i in ids if i not in self.special]
-        return not self.tokenizer.legacy or not shown or not (
-            shown[0].startswith("▁▁") or (shown[0] == "▁" and len(shown) > 1 and shown[1].startswith("▁")))
+        if not shown:
+            return True
+        if not self.tokenizer.legacy:  # a first piece that is none any more without its space keeps its "▁"
+            sp_model = self.tokenizer.sp_model
+            return "▁" not in shown[0][1:] or sp_model.piece_to_id(shown[0][1:]) != sp_model.unk_id()
+        return not shown[0].startswith("▁▁") and not (
+            shown[0] == "▁" and len(shown) > 1 and shown[1].startswith("▁"))
 
 
 def encode_batch(stub, protos, texts):
