@@ -56,9 +56,9 @@ class Meeting {
   bool aborted_ = false;
 };
 
-// `value` rounded toward zero to bfloat16.
-float Truncate(float value) {
-  return std::bit_cast<float>(std::bit_cast<uint32_t>(value) & 0xffff0000U);
+// `value` without the bits that `kept` lacks.
+float Masked(float value, uint32_t kept) {
+  return std::bit_cast<float>(std::bit_cast<uint32_t>(value) & kept);
 }
 
 class ThreadRank final : public Collectives {
@@ -75,12 +75,13 @@ class ThreadRank final : public Collectives {
     ConvertElements(x.data, x.dtype, mine_.data(), DType::kFloat32, count);
     if (!meeting_->Arrive(rank_, mine_.data())) return Lost();
     std::vector<float> sum(mine_.size(), 0.0F);
+    // A mask and no branch: g++ 12 at -O2 drops the truncation from under an `if`.
     const bool coarse = order_ == SumOrder::kByRowCount && x.rows == 1;
+    const uint32_t kept = coarse ? 0xffff0000U : 0xffffffffU;
     for (size_t rank = 0; rank < meeting_->size(); ++rank) {
       const auto* addend = static_cast<const float*>(meeting_->pointer(rank));
       for (size_t i = 0; i < sum.size(); ++i) {
-        sum[i] += addend[i];
-        if (coarse) sum[i] = Truncate(sum[i]);
+        sum[i] = Masked(sum[i] + addend[i], kept);
       }
     }
     if (!meeting_->Depart()) return Lost();
