@@ -17,6 +17,8 @@ struct AttentionShape {
   int32_t kv_heads;
   int32_t head_size;
   int32_t block_tokens;
+
+  int64_t columns() const { return int64_t{q_heads} * head_size; }
 };
 
 // Sequences whose keys and values lie in shuffled blocks, the rest of the memory poisoned.
@@ -175,8 +177,8 @@ void CheckAttention(const AttentionCase& types, const AttentionShape& shape,
     rows += parts[i].count;
   }
   const PagedSequences sequences(types.kv, shape, lengths);
-  const Tensor q = Tensor::Random(types.activations, rows, shape.q_heads * shape.head_size, 3, 2);
-  Tensor out(types.activations, rows, shape.q_heads * shape.head_size, 7);
+  const Tensor q = Tensor::Random(types.activations, rows, shape.columns(), 3, 2);
+  Tensor out(types.activations, rows, shape.columns(), 7);
   sequences.Run(parts, q, &out);
   std::vector<std::vector<HeadReference>> references;
   int64_t row = 0;
@@ -220,22 +222,22 @@ TEST_P(PagedAttentionTest, BitsDependNeitherOnChunksNorOnTheBatch) {
   const AttentionShape shape = {6, 2, 48, 16};
   const int32_t length = 130;
   const PagedSequences sequences(GetParam().kv, shape, {length, 57});
-  Tensor q = Tensor::Random(GetParam().activations, length, 6 * 48, 4);
-  Tensor whole(GetParam().activations, length, 6 * 48);
+  Tensor q = Tensor::Random(GetParam().activations, length, shape.columns(), 4);
+  Tensor whole(GetParam().activations, length, shape.columns());
   sequences.Run({{0, 0, length}}, q, &whole);
-  const Tensor other = Tensor::Random(GetParam().activations, 64, 6 * 48, 5);
+  const Tensor other = Tensor::Random(GetParam().activations, 64, shape.columns(), 5);
   for (int32_t chunk : {1, 2, 3, 7, 64}) {
     ScopedThreads threads(chunk % 3 + 1);
     for (int32_t first = 0; first < length; first += chunk) {
       const int32_t count = std::min(chunk, length - first);
       const int32_t before = chunk % 2 == 0 ? 5 : 0;  // rows of another sequence in front
-      Tensor batch(GetParam().activations, before + count, 6 * 48);
+      Tensor batch(GetParam().activations, before + count, shape.columns());
       for (int64_t r = 0; r < before + count; ++r) {
         for (int64_t c = 0; c < batch.cols(); ++c) {
           batch.Set(r, c, r < before ? other.at(r, c) : q.at(first + r - before, c));
         }
       }
-      Tensor out(GetParam().activations, before + count, 6 * 48);
+      Tensor out(GetParam().activations, before + count, shape.columns());
       sequences.Run({{1, 57 - before, before}, {0, first, count}}, batch, &out);
       for (int64_t r = 0; r < count; ++r) {
         ASSERT_EQ(out.Bits(before + r), whole.Bits(first + r))
@@ -261,7 +263,7 @@ INSTANTIATE_TEST_SUITE_P(Cpu, PagedAttentionTest, testing::ValuesIn(AllCases()),
 
 TEST(CopyKvBlocks, CopiesInOrderAndLeavesTheRestAlone) {
   const PagedSequences sequences(DType::kFloat16, {2, 2, 32, 8}, {64});
-  const int64_t rows = 2 * 8;
+  const int64_t rows = 16;  // 2 KV heads of 8 positions
   const auto block_bits = [&](const Tensor& memory, int64_t block) {
     std::string bits;
     for (int64_t r = 0; r < rows; ++r) bits += memory.Bits(block * rows + r);

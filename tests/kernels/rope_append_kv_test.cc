@@ -29,8 +29,8 @@ class RopeCall {
  public:
   RopeCall(DType activations, DType kv_dtype, const RopeShape& shape)
       : shape_(shape),
-        before_(Tensor::Random(activations, 8,
-                               (shape.q_heads + 2 * shape.kv_heads) * shape.head_size, 1, 3)),
+        before_(Tensor::Random(
+            activations, 8, int64_t{shape.q_heads + 2 * shape.kv_heads} * shape.head_size, 1, 3)),
         after_(before_),
         cos_sin_(DType::kFloat32, 64, shape.head_size, 2),
         keys_(kv_dtype, kBlocks * shape.kv_heads * shape.block_tokens, shape.head_size),
