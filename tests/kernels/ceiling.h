@@ -102,7 +102,7 @@ inline double FlopsPerSecond() {
 // Times a benchmark's loop by the wall clock, and reports what it reached and which share of the
 // ceiling that is:
 //   const Stopwatch stopwatch;
-//   for (auto _ : state) …
+//   while (state.KeepRunning()) …
 //   stopwatch.ReportBytes(state, bytes of one iteration);
 class Stopwatch {
  public:

@@ -22,7 +22,7 @@ void BM_Embedding(benchmark::State& state) {
   const std::vector<int32_t> ids = ScatteredIds(state.range(0));
   Tensor out(dtype, state.range(0), kHidden);
   const Stopwatch stopwatch;
-  for (auto _ : state) Embedding(ids, table.view(), 0, out.view(), DeviceStream::Cpu());
+  while (state.KeepRunning()) Embedding(ids, table.view(), 0, out.view(), DeviceStream::Cpu());
   state.SetLabel(NameOf(dtype));
   stopwatch.ReportBytes(state, 2.0 * static_cast<double>(out.rows() * kHidden * SizeOf(dtype)));
 }
@@ -33,7 +33,7 @@ void BM_GatherRows(benchmark::State& state) {
   const std::vector<int32_t> rows = ScatteredIds(state.range(0));
   Tensor out(dtype, state.range(0), kHidden);
   const Stopwatch stopwatch;
-  for (auto _ : state) GatherRows(x.view(), rows, out.view(), DeviceStream::Cpu());
+  while (state.KeepRunning()) GatherRows(x.view(), rows, out.view(), DeviceStream::Cpu());
   state.SetLabel(NameOf(dtype));
   stopwatch.ReportBytes(state, 2.0 * static_cast<double>(out.rows() * kHidden * SizeOf(dtype)));
 }

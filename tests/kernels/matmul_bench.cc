@@ -20,7 +20,7 @@ void BM_Matmul(benchmark::State& state) {
   const WeightView view = {
       .dtype = dtype, .data = weight.data(), .out_features = features, .in_features = k};
   const Stopwatch stopwatch;
-  for (auto _ : state) {
+  while (state.KeepRunning()) {
     Matmul(DenseMatrix(x.data(), dtype, rows, k), view, {},
            DenseMatrix(out.data(), dtype, rows, features), DeviceStream::Cpu());
   }

@@ -19,7 +19,7 @@ void BM_DecodeAttention(benchmark::State& state) {
   const Tensor q = Tensor::Random(dtype, sequences, kColumns, 1);
   Tensor out(dtype, sequences, kColumns);
   const Stopwatch stopwatch;
-  for (auto _ : state) {
+  while (state.KeepRunning()) {
     PagedAttention(q.view(), batch.kv, batch.batch, 0.088f, out.view(), DeviceStream::Cpu());
   }
   state.SetLabel(NameOf(dtype));
@@ -40,7 +40,7 @@ void BM_PrefillAttention(benchmark::State& state) {
   const Tensor q = Tensor::Random(dtype, queries, kColumns, 1);
   Tensor out(dtype, queries, kColumns);
   const Stopwatch stopwatch;
-  for (auto _ : state) {
+  while (state.KeepRunning()) {
     PagedAttention(q.view(), batch.kv, batch.batch, 0.088f, out.view(), DeviceStream::Cpu());
   }
   state.SetLabel(NameOf(dtype));
@@ -57,7 +57,7 @@ void BM_CopyKvBlocks(benchmark::State& state) {
   std::vector<BlockCopy> copies;
   for (int32_t i = 0; i < state.range(0); ++i) copies.push_back({i, 256 + i});
   const Stopwatch stopwatch;
-  for (auto _ : state) CopyKvBlocks(batch.kv, copies, DeviceStream::Cpu());
+  while (state.KeepRunning()) CopyKvBlocks(batch.kv, copies, DeviceStream::Cpu());
   stopwatch.ReportBytes(state, 2.0 * static_cast<double>(batch.memory.size()) *
                                    static_cast<double>(copies.size()) /
                                    static_cast<double>(batch.kv.num_blocks));

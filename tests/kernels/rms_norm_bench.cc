@@ -13,7 +13,7 @@ void BM_RmsNorm(benchmark::State& state) {
   const Tensor weight = Tensor::Random(dtype, 1, state.range(1), 2);
   Tensor out(dtype, state.range(0), state.range(1));
   const Stopwatch stopwatch;
-  for (auto _ : state) {
+  while (state.KeepRunning()) {
     RmsNorm(x.view(), weight.vector(), 1e-5f, out.view(), DeviceStream::Cpu());
   }
   state.SetLabel(NameOf(dtype));
@@ -30,7 +30,7 @@ void BM_AddRmsNorm(benchmark::State& state) {
   const Tensor weight = Tensor::Random(dtype, 1, state.range(1), 2);
   Tensor out(dtype, state.range(0), state.range(1));
   const Stopwatch stopwatch;
-  for (auto _ : state) {
+  while (state.KeepRunning()) {
     AddRmsNorm(delta.view(), weight.vector(), 1e-5f, residual.view(), out.view(),
                DeviceStream::Cpu());
   }

@@ -22,7 +22,7 @@ void BM_RopeAppendKv(benchmark::State& state) {
     for (int64_t i = 0; i < 128; ++i) cos_sin.Set(t, i, i < 64 ? 1 : 0);
   }
   const Stopwatch stopwatch;
-  for (auto _ : state) {
+  while (state.KeepRunning()) {
     RopeAppendKv(qkv.view(), cos_sin.view(), rows, batch.batch, batch.kv, DeviceStream::Cpu());
   }
   state.SetLabel(NameOf(dtype));

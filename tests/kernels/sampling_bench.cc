@@ -19,7 +19,7 @@ void RunSampling(benchmark::State& state, const SamplingRow& row) {
   std::vector<SamplingOutput> outputs(parameters.size());
   int64_t position = 0;
   const Stopwatch stopwatch;
-  for (auto _ : state) {
+  while (state.KeepRunning()) {
     for (int64_t r = 0; r < rows; ++r) {
       std::memcpy(work.view().row(r), logits.data(), logits.size() * sizeof(float));
       parameters[static_cast<size_t>(r)].position = position++;
