@@ -36,9 +36,11 @@ namespace caravan::internal {
 #define CARAVAN_CONCAT(a, b) CARAVAN_CONCAT_INNER(a, b)
 
 // ASSIGN_OR_RETURN(auto x, F()): x = the value of a StatusOr, or return its status.
+// NOLINTBEGIN(bugprone-macro-parentheses): a declaration can't stand in parentheses
 #define ASSIGN_OR_RETURN(declaration, expression)                            \
   auto CARAVAN_CONCAT(caravan_status_or_, __LINE__) = (expression);          \
   if (!CARAVAN_CONCAT(caravan_status_or_, __LINE__).ok()) [[unlikely]] {     \
     return std::move(CARAVAN_CONCAT(caravan_status_or_, __LINE__)).status(); \
   }                                                                          \
   declaration = *std::move(CARAVAN_CONCAT(caravan_status_or_, __LINE__))
+// NOLINTEND(bugprone-macro-parentheses)
