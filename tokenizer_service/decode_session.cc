@@ -16,13 +16,22 @@ absl::Status NotOpen(uint64_t sequence) {
 uint64_t SequenceOf(const v1::DecodeSessionRequest& request) {
   if (request.has_open()) return request.open().sequence();
   if (request.has_append()) return request.append().sequence();
-  return request.close().sequence();
+  return request.close().sequence();  // 0 where it is none of them
 }
 
 }  // namespace
 
 bool DecodeSequences::Handle(const v1::DecodeSessionRequest& request,
                              v1::DecodeSessionResponse& response) {
+  if (!request.has_batch()) return HandleOne(request, response);
+  for (const v1::DecodeSessionRequest& message : request.batch().messages()) {
+    if (!HandleOne(message, *response.add_batch())) response.mutable_batch()->RemoveLast();
+  }
+  return !response.batch().empty();
+}
+
+bool DecodeSequences::HandleOne(const v1::DecodeSessionRequest& request,
+                                v1::DecodeSessionResponse& response) {
   absl::Status status;
   switch (request.message_case()) {
     case v1::DecodeSessionRequest::kOpen:
@@ -34,6 +43,9 @@ bool DecodeSequences::Handle(const v1::DecodeSessionRequest& request,
       break;
     case v1::DecodeSessionRequest::kClose:
       status = Close(request.close(), response);
+      break;
+    case v1::DecodeSessionRequest::kBatch:
+      status = absl::InvalidArgumentError("a batch must hold no batch");
       break;
     case v1::DecodeSessionRequest::MESSAGE_NOT_SET:
       status = absl::InvalidArgumentError("a message must hold open, append or close");
@@ -140,12 +152,17 @@ void DecodeSessionReactor::Drain() {
   Proceed();
 }
 
+void DecodeSessionReactor::Count(const v1::DecodeSessionResponse& response) {
+  if (response.code() != 0) metrics_->refused_session_messages.Increment();
+  metrics_->decoded_tokens.Increment(response.num_tokens());
+}
+
 void DecodeSessionReactor::HandleRequest() {
   auto num_sequences = static_cast<double>(sequences_.size());
   v1::DecodeSessionResponse response;
   if (sequences_.Handle(request_, response)) {
-    if (response.code() != 0) metrics_->refused_session_messages.Increment();
-    metrics_->decoded_tokens.Increment(response.num_tokens());
+    Count(response);
+    for (const v1::DecodeSessionResponse& answer : response.batch()) Count(answer);
     responses_.push_back(std::move(response));
   }
   metrics_->sequences.Increment(static_cast<double>(sequences_.size()) - num_sequences);

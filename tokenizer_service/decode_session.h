@@ -30,6 +30,7 @@ class DecodeSequences {
   size_t size() const { return decoders_.size(); }
 
  private:
+  bool HandleOne(const v1::DecodeSessionRequest& request, v1::DecodeSessionResponse& response);
   absl::Status Open(const v1::DecodeOpen& open);
   absl::Status Append(const v1::DecodeAppend& append, v1::DecodeSessionResponse& response);
   absl::Status Close(const v1::DecodeClose& close, v1::DecodeSessionResponse& response);
@@ -61,6 +62,7 @@ class DecodeSessionReactor final
 
  private:
   void HandleRequest();
+  void Count(const v1::DecodeSessionResponse& response);
   void Proceed();
   void FinishOnce(const grpc::Status& status);
 

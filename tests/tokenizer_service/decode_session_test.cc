@@ -64,6 +64,27 @@ TEST_F(DecodeSequencesTest, DecodesManySequencesSideBySide) {
   EXPECT_EQ(sequences_.size(), 1);
 }
 
+TEST_F(DecodeSequencesTest, AnswersABatchMessageByMessage) {
+  v1::DecodeSessionRequest request;
+  const auto add = [&] { return request.mutable_batch()->add_messages(); };
+  add()->mutable_open()->set_sequence(7);
+  v1::DecodeAppend* append = add()->mutable_append();
+  append->set_sequence(7);
+  append->mutable_token_ids()->Add(the_.begin(), the_.end());
+  add()->mutable_append()->set_sequence(99);  // not open: refused, and the rest goes on
+  add()->mutable_batch();
+  add()->mutable_close()->set_sequence(7);
+  const v1::DecodeSessionResponse response = Send(request);
+  ASSERT_EQ(response.batch_size(), 4);  // an open has no answer
+  EXPECT_EQ(response.batch(0).text(), "the");
+  EXPECT_EQ(response.batch(1).code(), CodeOf(absl::StatusCode::kNotFound));
+  EXPECT_EQ(response.batch(2).code(), CodeOf(absl::StatusCode::kInvalidArgument));
+  EXPECT_TRUE(response.batch(3).closed());
+  v1::DecodeSessionRequest open;
+  open.mutable_batch()->add_messages()->mutable_open()->set_sequence(1);
+  EXPECT_EQ(Send(open).code(), -1);
+}
+
 TEST_F(DecodeSequencesTest, CloseFlushesWhatNeverBecameACharacter) {
   Open(1);
   EXPECT_EQ(Append(1, {3 + 0xF0, 3 + 0x9F}).text(), "");
