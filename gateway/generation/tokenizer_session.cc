@@ -12,6 +12,7 @@ namespace {
 
 constexpr std::chrono::milliseconds kFirstPause{50};
 constexpr std::chrono::milliseconds kLongestPause{1000};
+constexpr int kMaxBatchMessages = 512;
 
 std::shared_ptr<const Vocabulary> MakeVocabulary(const v1::GetVocabularyResponse& response) {
   auto vocabulary = std::make_shared<Vocabulary>();
@@ -42,9 +43,11 @@ TokenizerSession::TokenizerSession(EventLoop* loop, const std::string& address, 
       address_(address),
       listener_(listener),
       stub_(v1::Tokenizer::NewStub(MakeChannel(address))),
-      reconnect_pause_(kFirstPause) {}
+      reconnect_pause_(kFirstPause),
+      self_(std::make_shared<TokenizerSession*>(this)) {}
 
 TokenizerSession::~TokenizerSession() {
+  *self_ = nullptr;
   loop_->CancelTimer(&reconnect_timer_);
   if (stream_ != nullptr) stream_->Close();
   if (vocabulary_call_ != nullptr) {
@@ -94,6 +97,7 @@ void TokenizerSession::ReconnectLater(const grpc::Status& status) {
 
 void TokenizerSession::OnClosed(const grpc::Status& status) {
   stream_ = nullptr;
+  batch_.Clear();
   std::vector<DecodeSequence*> sequences;
   for (const auto& [id, sequence] : sequences_) sequences.push_back(sequence);
   sequences_.clear();
@@ -110,7 +114,7 @@ void TokenizerSession::Attach(DecodeSequence* sequence) {
   open->mutable_context_token_ids()->Assign(sequence->context_token_ids.begin(),
                                             sequence->context_token_ids.end());
   open->set_keep_special_tokens(sequence->keep_special_tokens);
-  stream_->Write(std::move(request));
+  Send(std::move(request));
   // Decoding is a function of the ids, so that what was answered comes back bit for bit.
   sequence->tokens_to_skip = sequence->num_answered;
   sequence->bytes_to_skip = sequence->num_bytes;
@@ -131,13 +135,34 @@ void TokenizerSession::SendAppend(uint64_t id, const int32_t* begin, const int32
   v1::DecodeSessionRequest request;
   request.mutable_append()->set_sequence(id);
   request.mutable_append()->mutable_token_ids()->Add(begin, end);
-  stream_->Write(std::move(request));
+  Send(std::move(request));
+}
+
+void TokenizerSession::Send(v1::DecodeSessionRequest message) {
+  if (batch_.batch().messages().empty()) {
+    loop_->Post([self = self_] {
+      if (*self != nullptr) (*self)->Flush();
+    });
+  }
+  *batch_.mutable_batch()->add_messages() = std::move(message);
+  if (batch_.batch().messages_size() >= kMaxBatchMessages) Flush();
+}
+
+void TokenizerSession::Flush() {
+  v1::DecodeSessionRequest batch = std::exchange(batch_, {});
+  if (stream_ == nullptr || batch.batch().messages().empty()) return;
+  if (batch.batch().messages_size() == 1) {
+    v1::DecodeSessionRequest only = std::move(*batch.mutable_batch()->mutable_messages(0));
+    stream_->Write(std::move(only));
+  } else {
+    stream_->Write(std::move(batch));
+  }
 }
 
 void TokenizerSession::Close(const DecodeSequence& sequence) {
   v1::DecodeSessionRequest request;
   request.mutable_close()->set_sequence(sequence.id);
-  stream_->Write(std::move(request));
+  Send(std::move(request));
 }
 
 void TokenizerSession::Detach(uint64_t id) {
@@ -148,6 +173,11 @@ void TokenizerSession::Detach(uint64_t id) {
 }
 
 void TokenizerSession::OnMessage(v1::DecodeSessionResponse response) {
+  if (response.batch().empty()) return OnAnswer(std::move(response));
+  for (v1::DecodeSessionResponse& answer : *response.mutable_batch()) OnAnswer(std::move(answer));
+}
+
+void TokenizerSession::OnAnswer(v1::DecodeSessionResponse response) {
   const auto found = sequences_.find(response.sequence());
   if (found == sequences_.end()) return;  // detached meanwhile
   DecodeSequence* sequence = found->second;

@@ -14,7 +14,8 @@
 
 namespace caravan {
 
-// Loop thread only. Connects, and again with growing pauses (50 ms to 1 s) whenever it breaks.
+// Loop thread only. Connects, and again with growing pauses (50 ms to 1 s) whenever it breaks. What
+// one turn of the loop has for the tokenizer (a step of all sequences) leaves as one message.
 class TokenizerSession
     : private ClientStream<v1::DecodeSessionRequest, v1::DecodeSessionResponse>::Handler {
  public:
@@ -60,7 +61,10 @@ class TokenizerSession
   void ReconnectLater(const grpc::Status& status);
   void OnMessage(v1::DecodeSessionResponse response) override;
   void OnClosed(const grpc::Status& status) override;
+  void OnAnswer(v1::DecodeSessionResponse answer);
   void SendAppend(uint64_t id, const int32_t* begin, const int32_t* end);
+  void Send(v1::DecodeSessionRequest message);
+  void Flush();
 
   EventLoop* const loop_;
   const std::string address_;
@@ -73,6 +77,8 @@ class TokenizerSession
   std::chrono::milliseconds reconnect_pause_;
   bool loss_logged_ = false;
   absl::flat_hash_map<uint64_t, DecodeSequence*> sequences_;
+  v1::DecodeSessionRequest batch_;           // not sent yet
+  std::shared_ptr<TokenizerSession*> self_;  // null inside once destroyed: for posted flushes
 };
 
 }  // namespace caravan

@@ -136,34 +136,50 @@ class FakeTokenizer : public v1::Tokenizer::Service {
     return grpc::Status::OK;
   }
 
+  // Of a session: keep special tokens, bytes held back.
+  using Sequences = std::map<uint64_t, std::pair<bool, std::string>>;
+  static bool Answer(const v1::DecodeSessionRequest& request, Sequences* sequences,
+                     v1::DecodeSessionResponse* response) {
+    if (request.has_open()) {
+      (*sequences)[request.open().sequence()] = {request.open().keep_special_tokens(), ""};
+      return false;
+    }
+    if (request.has_append()) {
+      auto& [keep, held] = (*sequences)[request.append().sequence()];
+      response->set_sequence(request.append().sequence());
+      for (const int32_t id : request.append().token_ids()) held.append(BytesOf(id, keep));
+      response->set_num_tokens(static_cast<uint32_t>(request.append().token_ids_size()));
+      response->set_text(TakeComplete(&held));
+      return true;
+    }
+    response->set_sequence(request.close().sequence());
+    response->set_closed(true);
+    if (!(*sequences)[request.close().sequence()].second.empty()) {
+      response->set_text("\xef\xbf\xbd");
+    }
+    sequences->erase(request.close().sequence());
+    return true;
+  }
+
   using Stream = grpc::ServerReaderWriter<v1::DecodeSessionResponse, v1::DecodeSessionRequest>;
   grpc::Status DecodeSession(grpc::ServerContext* context, Stream* stream) override {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       sessions_.push_back(context);
     }
-    std::map<uint64_t, std::pair<bool, std::string>> sequences;  // keep specials, held bytes
+    Sequences sequences;
     v1::DecodeSessionRequest request;
     while (stream->Read(&request)) {
       v1::DecodeSessionResponse response;
-      if (request.has_open()) {
-        sequences[request.open().sequence()] = {request.open().keep_special_tokens(), ""};
+      if (!request.has_batch()) {
+        if (Answer(request, &sequences, &response)) stream->Write(response);
         continue;
       }
-      if (request.has_append()) {
-        auto& [keep, held] = sequences[request.append().sequence()];
-        response.set_sequence(request.append().sequence());
-        for (const int32_t id : request.append().token_ids()) held.append(BytesOf(id, keep));
-        response.set_num_tokens(static_cast<uint32_t>(request.append().token_ids_size()));
-        response.set_text(TakeComplete(&held));
-      } else {
-        response.set_sequence(request.close().sequence());
-        response.set_closed(true);
-        if (!sequences[request.close().sequence()].second.empty())
-          response.set_text("\xef\xbf\xbd");
-        sequences.erase(request.close().sequence());
+      for (const v1::DecodeSessionRequest& message : request.batch().messages()) {
+        if (!Answer(message, &sequences, response.add_batch()))
+          response.mutable_batch()->RemoveLast();
       }
-      stream->Write(response);
+      if (!response.batch().empty()) stream->Write(response);
     }
     const std::lock_guard<std::mutex> lock(mutex_);
     std::erase(sessions_, context);
