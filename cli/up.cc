@@ -25,14 +25,19 @@ std::string OwnCommand() {
   return typed != nullptr ? typed : "caravan";
 }
 
+std::string Count(int number, const std::string& noun) {
+  return absl::StrCat(number, " ", noun, number == 1 ? "" : "s");
+}
+
 void PrintReady(const Cluster& cluster, const ClusterOptions& options, absl::Duration took) {
   WriteOut(absl::StrFormat(
-      "\nServing %s after %.1f s: %d x %d workers\n\n"
+      "\nServing %s after %.1f s: %s of %s\n\n"
       "  gateway    %s (gRPC)\n"
       "  metrics    http://%s/metrics\n"
       "  tokenizer  %s (gRPC)\n\n",
-      options.model_name, absl::ToDoubleSeconds(took), options.replicas, options.tensor_parallel,
-      cluster.gateway_address(), cluster.gateway_metrics_address(), cluster.tokenizer_address()));
+      options.model_name, absl::ToDoubleSeconds(took), Count(options.replicas, "replica"),
+      Count(options.tensor_parallel, "worker"), cluster.gateway_address(),
+      cluster.gateway_metrics_address(), cluster.tokenizer_address()));
   WriteOut(absl::StrFormat(
       "From the command line:\n"
       "  %s generate --address=%s 'Once upon a time'\n"
