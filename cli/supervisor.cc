@@ -187,8 +187,9 @@ void Supervisor::Stop(const std::vector<int>& indices, absl::Time deadline) {
 std::string LastWords(const std::vector<std::string>& lines) {
   for (auto line = lines.rbegin(); line != lines.rend(); ++line) {
     if (absl::StrContains(*line, "check failed")) return *line;
-    constexpr size_t kLongestTime = 32;
-    if (line->find(" E ") > kLongestTime) continue;  // "TIME E SERVICE verb key=value …"
+    // "TIME E SERVICE verb key=value …"
+    const size_t level = line->find(' ');
+    if (level == std::string::npos || line->compare(level, 3, " E ") != 0) continue;
     const std::string sentence = QuotedField(*line);
     return sentence.empty() ? *line : sentence;
   }
