@@ -5,12 +5,13 @@
 #include "common/log.h"
 #include "common/server.h"
 #include "common/status.h"
+#include "gateway/native/wire.h"
 
 namespace caravan {
 namespace {
 
 // The call of a request that validation refused.
-class Refusal : public grpc::ServerWriteReactor<v1::GenerateResponse> {
+class Refusal : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
  public:
   explicit Refusal(const absl::Status& status) { Finish(ToGrpcStatus(status)); }
   void OnDone() override { delete this; }
@@ -23,12 +24,17 @@ GenerateReactor::GenerateReactor(const NativeContext* native, grpc::CallbackServ
   native_->metrics->open_calls.Increment();
 }
 
-grpc::ServerWriteReactor<v1::GenerateResponse>* GenerateReactor::Start(
-    const NativeContext* native, grpc::CallbackServerContext* call,
-    const v1::GenerateRequest* request) {
-  RequestSpec spec = ToSpec(*request, CallInfoOf(*call));
+grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateReactor::Start(
+    const NativeContext* native, grpc::CallbackServerContext* call, const grpc::ByteBuffer& bytes) {
+  v1::GenerateRequest message;
+  const CallInfo call_info = CallInfoOf(*call);
+  if (const absl::Status status = Parse(bytes, &message); !status.ok()) {
+    CountRefusal(*native, call_info.request_id, status);
+    return new Refusal(status);
+  }
+  const OutputView view = ViewOf(message.output());
+  RequestSpec spec = ToSpec(std::move(message), call_info);
   const std::string id = spec.request_id;
-  const OutputView view = ViewOf(request->output());
   absl::StatusOr<ValidatedRequest> validated =
       ValidatedRequest::Make(std::move(spec), *native->dispatcher->models());
   if (!validated.ok()) {
@@ -87,7 +93,7 @@ void GenerateReactor::WriteOrFinish() {
     native_->loop->CancelTimer(&slow_reader_timer_);
     return Finish(ToGrpcStatus(status_));
   }
-  message_ = buffer_->Next();
+  message_ = Serialize(buffer_->Next());
   writing_ = true;
   if (ended_) WatchSlowReader();
   StartWrite(&message_);

@@ -15,12 +15,12 @@ namespace caravan {
 // gRPC's callbacks only post to the loop; all state, and all Start… calls, are there. At most one
 // write is under way; what comes meanwhile is merged into the next. The object keeps itself alive
 // until gRPC is done with it.
-class GenerateReactor : public grpc::ServerWriteReactor<v1::GenerateResponse>, private OutputSink {
+class GenerateReactor : public grpc::ServerWriteReactor<grpc::ByteBuffer>, private OutputSink {
  public:
   // Validates on gRPC's thread and begins. Returns the reactor of the call.
-  static grpc::ServerWriteReactor<v1::GenerateResponse>* Start(const NativeContext* native,
-                                                               grpc::CallbackServerContext* call,
-                                                               const v1::GenerateRequest* request);
+  static grpc::ServerWriteReactor<grpc::ByteBuffer>* Start(const NativeContext* native,
+                                                           grpc::CallbackServerContext* call,
+                                                           const grpc::ByteBuffer& bytes);
 
  private:
   GenerateReactor(const NativeContext* native, grpc::CallbackServerContext* call);
@@ -43,7 +43,7 @@ class GenerateReactor : public grpc::ServerWriteReactor<v1::GenerateResponse>, p
   std::shared_ptr<GenerateReactor> self_;    // until gRPC is done
   std::shared_ptr<Generation> generation_;
   std::optional<OutputBuffer> buffer_;
-  v1::GenerateResponse message_;  // gRPC's while writing_
+  grpc::ByteBuffer message_;  // gRPC's while writing_
   bool writing_ = false;
   bool cancelled_ = false;  // the client is gone
   bool ended_ = false;      // the request is over, its output may wait

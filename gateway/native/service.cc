@@ -7,12 +7,12 @@
 
 namespace caravan {
 
-grpc::ServerWriteReactor<v1::GenerateResponse>* NativeService::Generate(
-    grpc::CallbackServerContext* call, const v1::GenerateRequest* request) {
-  return GenerateReactor::Start(&native_, call, request);
+grpc::ServerWriteReactor<grpc::ByteBuffer>* NativeService::Generate(
+    grpc::CallbackServerContext* call, const grpc::ByteBuffer* request) {
+  return GenerateReactor::Start(&native_, call, *request);
 }
 
-grpc::ServerBidiReactor<v1::SessionRequest, v1::SessionResponse>* NativeService::Session(
+grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* NativeService::Session(
     grpc::CallbackServerContext* call) {
   return SessionReactor::Start(&native_, &sessions_, call);
 }

@@ -4,6 +4,8 @@
 
 #include "common/server.h"
 #include "common/status.h"
+#include "gateway/generation/utf8.h"
+#include "gateway/native/wire.h"
 
 namespace caravan {
 
@@ -63,7 +65,10 @@ void SessionReactor::OnReadDone(bool ok) {
       self->FinishIfOver();
     });
   }
-  v1::SessionRequest message = std::move(incoming_);
+  v1::SessionRequest message;
+  if (const absl::Status status = Parse(std::exchange(incoming_, {}), &message); !status.ok()) {
+    return RefuseMalformed(message.start().request_id(), status);
+  }
   switch (message.message_case()) {
     case v1::SessionRequest::kStart:
       return ParseStart(std::move(*message.mutable_start()));
@@ -84,6 +89,15 @@ void SessionReactor::OnReadDone(bool ok) {
         self->ReadNext();
       });
   }
+}
+
+// The id, which comes first, tells which request it was; none where the id is what is wrong.
+void SessionReactor::RefuseMalformed(std::string id, const absl::Status& status) {
+  if (FirstInvalidUtf8(id).has_value()) id.clear();
+  native_->loop->Post([self = self_, id = std::move(id), status] {
+    self->Refuse(self->requests_.contains(id) ? "" : id, status);
+    self->ReadNext();
+  });
 }
 
 void SessionReactor::ParseStart(v1::GenerateRequest request) {
@@ -237,7 +251,7 @@ void SessionReactor::WriteNext() {
     write = !outbox_.empty();
     writing_ = write;
     if (write) {
-      outgoing_ = std::move(outbox_.front());
+      outgoing_ = Serialize(outbox_.front());
       outbox_.pop_front();
       if (!outbox_.empty()) options.set_buffer_hint();  // one flush for a burst
     }

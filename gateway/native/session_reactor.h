@@ -44,7 +44,7 @@ class SessionRequestSink : public OutputSink {
 // state is; the messages that are ready to go stand in a short outbox, which the callbacks empty
 // under a lock of its own. The next message is read once the last was handled and the client reads
 // its refusals, so a client that only writes is slowed, not buffered.
-class SessionReactor : public grpc::ServerBidiReactor<v1::SessionRequest, v1::SessionResponse> {
+class SessionReactor : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
  public:
   // The sessions of a server; touched on the loop only.
   using Registry = absl::flat_hash_map<SessionReactor*, std::weak_ptr<SessionReactor>>;
@@ -69,6 +69,7 @@ class SessionReactor : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Se
   void OnCancel() override;
   void OnDone() override;
 
+  void RefuseMalformed(std::string id, const absl::Status& status);
   void ParseStart(v1::GenerateRequest request);
   void HandleStart(ValidatedRequest request, OutputView view);
   void HandleCancel(const std::string& id);
@@ -96,12 +97,12 @@ class SessionReactor : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Se
   bool half_closed_ = false;
   bool going_away_ = false;
   bool cancelled_ = false;
-  bool finished_ = false;        // Finish was called
-  v1::SessionRequest incoming_;  // gRPC's while reading
+  bool finished_ = false;      // Finish was called
+  grpc::ByteBuffer incoming_;  // gRPC's while reading
   std::mutex mutex_;
   std::deque<v1::SessionResponse> outbox_;  // guarded by mutex_
   bool writing_ = false;                    // guarded by mutex_
-  v1::SessionResponse outgoing_;            // gRPC's while writing_
+  grpc::ByteBuffer outgoing_;               // gRPC's while writing_
   const EventLoop::KeepAlive keep_alive_;
 };
 

@@ -155,3 +155,42 @@ def test_an_empty_session_message_does_not_end_the_session(demo_cluster):
     session.half_close()
     assert results[""].finished.code == INVALID.value[0]
     assert results["good"].finished.reason == pb.Finished.LENGTH
+
+
+def damaged(message):
+    """The bytes of a message whose text "MMMM" is no UTF-8, as no Python library would send it."""
+    return message.SerializeToString().replace(b"MMMM", b"\xff\xfe\xff\xfe")
+
+
+def raw_stub(cluster, kind, method, response):
+    return getattr(cluster.channel, kind)(f"/caravan.v1.Generation/{method}", request_serializer=bytes,
+                                          response_deserializer=response.FromString)
+
+
+@pytest.mark.parametrize("field", ["request_id", "model", "adapter", "tenant"])
+def test_a_name_that_is_no_utf8_is_told_and_its_session_goes_on(field, demo_cluster):
+    bad = request(PROMPT, **{"request_id": "bad", field: "MMMM"})
+    messages = [pb.SessionRequest(start=request(PROMPT, request_id="first")), pb.SessionRequest(start=bad),
+                pb.SessionRequest(start=request(PROMPT, request_id="last"))]
+    call = raw_stub(demo_cluster, "stream_stream", "Session", pb.SessionResponse)
+    events = [message.event for message in call(iter([damaged(message) for message in messages]), timeout=60)]
+    finished = {event.request_id: event.event.finished for event in events if event.event.HasField("finished")}
+    assert finished["first"].reason == finished["last"].reason == pb.Finished.LENGTH
+    refused = finished["" if field == "request_id" else "bad"]
+    assert refused.code == INVALID.value[0]
+    assert b"UTF-8" in refused.message
+
+
+def test_bytes_that_are_no_message_are_told_and_their_session_goes_on(demo_cluster):
+    call = raw_stub(demo_cluster, "stream_stream", "Session", pb.SessionResponse)
+    good = pb.SessionRequest(start=request(PROMPT, request_id="good")).SerializeToString()
+    events = [message.event for message in call(iter([b"\x0a\xff\xff\xff\xff", good]), timeout=60)]
+    finished = {event.request_id: event.event.finished for event in events if event.event.HasField("finished")}
+    assert finished[""].code == INVALID.value[0]
+    assert finished["good"].reason == pb.Finished.LENGTH
+
+
+def test_a_model_that_is_no_utf8_is_told(demo_cluster):
+    call = raw_stub(demo_cluster, "unary_stream", "Generate", pb.GenerateResponse)
+    with failing_with(INVALID, "UTF-8"):
+        list(call(damaged(request(PROMPT, model="MMMM")), timeout=30))
