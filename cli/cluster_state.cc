@@ -1,6 +1,5 @@
 #include "cli/cluster_state.h"
 
-#include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -10,6 +9,7 @@
 #include <cstring>
 #include <fstream>
 #include <iterator>
+#include <string>
 
 #include "absl/strings/str_cat.h"
 #include "nlohmann/json.hpp"
@@ -25,7 +25,14 @@ bool IsOurs(const std::string& path) {
   return lstat(path.c_str(), &info) == 0 && info.st_uid == geteuid();
 }
 
-bool IsAlive(int pid) { return pid > 0 && (kill(pid, 0) == 0 || errno == EPERM); }
+// A process of this program: the id of one that is gone may have been given to another since.
+bool IsAlive(int pid) {
+  std::ifstream own_file("/proc/self/comm");
+  std::ifstream file(absl::StrCat("/proc/", pid, "/comm"));
+  std::string own;
+  std::string name;
+  return pid > 0 && std::getline(own_file, own) && std::getline(file, name) && name == own;
+}
 
 }  // namespace
 
@@ -38,6 +45,12 @@ std::string ClusterStatePath() {
 
 absl::Status WriteClusterState(const ClusterState& state) {
   const std::string path = ClusterStatePath();
+  const std::optional<ClusterState> other = ReadClusterState();
+  if (other.has_value() && other->pid != state.pid) {
+    return absl::AlreadyExistsError(absl::StrCat("another cluster of yours runs (process ",
+                                                 other->pid, ", gateway ", other->gateway_address,
+                                                 "): commands without --address talk to that one"));
+  }
   if (const size_t slash = path.rfind('/'); slash != std::string::npos) {
     mkdir(path.substr(0, slash).c_str(), 0700);
   }

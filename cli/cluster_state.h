@@ -20,6 +20,7 @@ struct ClusterState {
 // Of this user on this host; CARAVAN_STATE_FILE overrides it.
 std::string ClusterStatePath();
 
+// ALREADY_EXISTS, and nothing is written, while another cluster that wrote it runs.
 absl::Status WriteClusterState(const ClusterState& state);
 // Absent where no cluster runs: no file, or its process is gone.
 std::optional<ClusterState> ReadClusterState();

@@ -233,6 +233,20 @@ def test_sigterm_finishes_requests_and_leaves_no_process(tmp_path):
 
 
 @LIMIT
+def test_a_second_up_leaves_the_first_where_the_commands_find_it(up, tmp_path):
+    log_path = tmp_path / "second.log"
+    with log_path.open("wb") as log, subprocess.Popen(
+            ["setpriv", "--pdeathsig", "KILL", str(CARAVAN), "up", f"--model={DEMO_MODEL}", "--gateway_port=0",
+             "--metrics_port=0"], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            env=dict(os.environ, CARAVAN_STATE_FILE=str(up.state_file))) as second:
+        await_true(lambda: "another cluster" in log_path.read_text() or second.poll() is not None, "the second's note")
+        assert f"process {up.popen.pid}" in log_path.read_text()
+        second.send_signal(signal.SIGTERM)
+        assert second.wait(timeout=60) == 0
+    assert json.loads(up.state_file.read_text()) == up.state
+
+
+@LIMIT
 def test_no_process_outlives_a_killed_up(tmp_path):
     up = Up(tmp_path, "--tensor_parallel=2")
     try:
