@@ -1,12 +1,34 @@
 #include "common/metrics.h"
 
+#include <netinet/in.h>
 #include <prometheus/exposer.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
+#include <chrono>
+#include <cstdint>
 #include <exception>
+#include <future>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 
 namespace caravan {
+namespace {
+
+// Connects to a port of this host and hangs up.
+void Knock(int port) {
+  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  if (fd < 0) return;
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(static_cast<uint16_t>(port));
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address));
+  close(fd);
+}
+
+}  // namespace
 
 MetricsRegistry::MetricsRegistry() : registry_(std::make_shared<prometheus::Registry>()) {}
 
@@ -34,7 +56,21 @@ std::vector<double> LatencyBuckets() {
 }
 
 MetricsServer::MetricsServer() = default;
-MetricsServer::~MetricsServer() = default;
+
+// civetweb's listening thread sees that it shall end only when its poll returns, after up to 2 s:
+// connections to it make that at once.
+MetricsServer::~MetricsServer() {
+  if (exposer_ == nullptr) return;
+  std::promise<void> ended;
+  std::thread waker([port = port_, done = ended.get_future()] {
+    do {
+      Knock(port);
+    } while (done.wait_for(std::chrono::milliseconds(5)) != std::future_status::ready);
+  });
+  exposer_.reset();
+  ended.set_value();
+  waker.join();
+}
 
 absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(
     const std::string& listen_address, const MetricsRegistry& metrics) {
