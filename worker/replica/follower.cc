@@ -9,6 +9,7 @@
 #include "common/log.h"
 #include "common/server.h"
 #include "common/status.h"
+#include "worker/replica/heartbeat.h"
 #include "worker/replica/local_host.h"
 
 namespace caravan {
@@ -17,7 +18,6 @@ namespace {
 constexpr absl::Duration kFirstPause = absl::Milliseconds(50);
 constexpr absl::Duration kLongestPause = absl::Seconds(1);
 constexpr absl::Duration kDialTimeout = absl::Seconds(5);
-constexpr int kHeartbeats = 10;  // in a rank_timeout
 
 }  // namespace
 
@@ -188,7 +188,8 @@ bool ReplicaFollower::finished() const {
 }
 
 void ReplicaFollower::SendHeartbeats() {
-  const absl::Duration interval = options_.rank_timeout / kHeartbeats;
+  const absl::Duration interval = HeartbeatInterval(options_.rank_timeout);
+  TurnClock clock(interval);
   while (true) {
     {
       std::unique_lock lock(mutex_);
@@ -196,10 +197,12 @@ void ReplicaFollower::SendHeartbeats() {
                             [this] { return finished_; })) {
         return;
       }
+      const absl::Time now = absl::Now();
+      last_heard_ += clock.Late(now);
       // A leader that was never heard may take its time to answer the call.
       const absl::Duration allowed =
           leader_ == 0 ? std::max(kDialTimeout, options_.rank_timeout) : options_.rank_timeout;
-      if (context_ != nullptr && absl::Now() - last_heard_ > allowed) context_->TryCancel();
+      if (context_ != nullptr && now - last_heard_ > allowed) context_->TryCancel();
     }
     const RankProgress progress = runner_->progress();
     v1::FollowerMessage message;

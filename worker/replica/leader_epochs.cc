@@ -5,6 +5,7 @@
 #include "absl/strings/str_format.h"
 #include "common/log.h"
 #include "common/status.h"
+#include "worker/replica/heartbeat.h"
 #include "worker/replica/leader.h"
 #include "worker/replica/local_host.h"
 
@@ -12,7 +13,6 @@ namespace caravan {
 namespace {
 
 constexpr absl::Duration kRetryPause = absl::Milliseconds(200);
-constexpr int kHeartbeats = 10;  // in a rank_timeout
 
 }  // namespace
 
@@ -109,9 +109,12 @@ absl::Status ReplicaLeader::WaitWhileForming(std::unique_lock<std::mutex>& lock,
 
 void ReplicaLeader::Watch() {
   std::unique_lock lock(mutex_);
-  const auto interval = absl::ToChronoNanoseconds(options_.rank_timeout / kHeartbeats);
+  const absl::Duration interval = HeartbeatInterval(options_.rank_timeout);
+  TurnClock clock(interval);
   while (!stopping_) {
     const absl::Time now = absl::Now();
+    const absl::Duration late = clock.Late(now);
+    for (Follower& follower : followers_) follower.last_heard += late;
     v1::LeaderMessage heartbeat = NewMessage();
     if (runner_ != nullptr) {
       const RankProgress progress = runner_->progress();
@@ -136,7 +139,7 @@ void ReplicaLeader::Watch() {
       follower.stream = nullptr;
       LoseEpoch(why);
     }
-    changed_.wait_for(lock, interval, [this] { return stopping_; });
+    changed_.wait_for(lock, absl::ToChronoNanoseconds(interval), [this] { return stopping_; });
   }
 }
 

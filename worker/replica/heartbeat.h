@@ -1,0 +1,35 @@
+// How ranks tell that they live, and how silence is judged.
+#pragma once
+
+#include <algorithm>
+
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+
+namespace caravan {
+
+// Between two heartbeats: ten in a `rank_timeout`, and at least ten a second.
+inline absl::Duration HeartbeatInterval(absl::Duration rank_timeout) {
+  return std::min(rank_timeout / 10, absl::Milliseconds(100));
+}
+
+// Tells a thread that turns every `interval` by how much it was late itself (a busy or sleeping
+// host, a clock set forward). In that time it heard nobody, which is no one's fault: it is not
+// counted as silence.
+class TurnClock {
+ public:
+  explicit TurnClock(absl::Duration interval) : interval_(interval) {}
+
+  // Once a turn. Zero while the turns are less than two intervals apart.
+  absl::Duration Late(absl::Time now) {
+    const absl::Duration late = now - last_turn_ - 2 * interval_;
+    last_turn_ = now;
+    return std::max(late, absl::ZeroDuration());
+  }
+
+ private:
+  const absl::Duration interval_;
+  absl::Time last_turn_ = absl::Now();
+};
+
+}  // namespace caravan
