@@ -14,6 +14,10 @@ namespace {
 constexpr std::chrono::milliseconds kFirstPause{50};
 constexpr std::chrono::milliseconds kLongestPause{1000};
 constexpr std::chrono::seconds kRateWindow{5};
+// A replica is silent after so many turns of the heartbeat timer without a word: a second at the
+// workers' 200 ms. Turns are counted, not time, so that a gateway which itself got no processor
+// blames nobody.
+constexpr int kSilentTurns = 5;
 
 }  // namespace
 
@@ -29,6 +33,7 @@ WorkerSession::WorkerSession(EventLoop* loop, int id, const std::string& address
 
 WorkerSession::~WorkerSession() {
   loop_->CancelTimer(&reconnect_timer_);
+  loop_->CancelTimer(&heartbeat_timer_);
   if (stream_ != nullptr) stream_->Close();
 }
 
@@ -66,6 +71,8 @@ int WorkerSession::num_requests() const {
 }
 
 void WorkerSession::OnMessage(v1::WorkerSessionResponse response) {
+  heard_ = true;
+  SetSilent(false);
   if (response.has_welcome()) return OnWelcome(response);
   if (!connected_ || response.instance() != instance_ || response.epoch() < epoch_) {
     metrics_->stale_events.Increment(std::max(1, response.events().events_size()));
@@ -96,6 +103,26 @@ void WorkerSession::OnWelcome(const v1::WorkerSessionResponse& response) {
                                   {"tensor_parallel", model_.tensor_parallel()},
                                   {"ready", load_.ready()}});
   listener_->OnReplicaChanged(this, cache_lost);
+  loop_->CancelTimer(&heartbeat_timer_);
+  const std::chrono::milliseconds interval(response.welcome().heartbeat_ms());
+  if (interval.count() > 0) ExpectHeartbeats(interval);
+}
+
+void WorkerSession::ExpectHeartbeats(std::chrono::milliseconds interval) {
+  heartbeat_timer_ = loop_->RunAfter(interval, [this, interval] {
+    silent_turns_ = std::exchange(heard_, false) ? 0 : silent_turns_ + 1;
+    if (silent_turns_ >= kSilentTurns) SetSilent(true);
+    ExpectHeartbeats(interval);
+  });
+}
+
+void WorkerSession::SetSilent(bool silent) {
+  if (silent == silent_) return;
+  silent_ = silent;
+  if (silent)
+    LogWarning("replica is silent", {{"replica", address_}, {"requests", handlers_.size()}});
+  if (!silent) LogInfo("replica is heard again", {{"replica", address_}});
+  listener_->OnReplicaChanged(this, /*cache_lost=*/false);
 }
 
 void WorkerSession::OnEvents(const v1::WorkerEvents& events) {
@@ -133,6 +160,8 @@ void WorkerSession::OnClosed(const grpc::Status& status) {
   stream_ = nullptr;
   const bool was_connected = std::exchange(connected_, false);
   draining_ = false;
+  silent_ = false;
+  loop_->CancelTimer(&heartbeat_timer_);
   generated_.clear();
   load_.set_ready(false);
   load_.set_waiting_requests(0);

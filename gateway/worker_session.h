@@ -53,8 +53,9 @@ class WorkerSession
   const std::string& address() const { return address_; }
   // Welcomed on the present stream.
   bool connected() const { return connected_; }
-  // New requests may be sent: an epoch stands, steps make progress, and it is not leaving.
-  bool ready() const { return connected_ && load_.ready() && !draining_; }
+  // New requests may be sent: an epoch stands, steps make progress, it is not leaving, and it was
+  // heard lately. Requests of a silent replica stay there: it may go on.
+  bool ready() const { return connected_ && load_.ready() && !draining_ && !silent_; }
   // Requests there: as reported, or as we sent, whichever is more.
   int num_requests() const;
   // The last welcome, kept while the replica is away.
@@ -74,6 +75,8 @@ class WorkerSession
   void OnWelcome(const v1::WorkerSessionResponse& response);
   void OnEvents(const v1::WorkerEvents& events);
   void SetLoad(const v1::WorkerLoad& load);
+  void ExpectHeartbeats(std::chrono::milliseconds interval);
+  void SetSilent(bool silent);
 
   EventLoop* const loop_;
   const int id_;
@@ -86,6 +89,10 @@ class WorkerSession
   std::chrono::milliseconds reconnect_pause_;
   bool connected_ = false;
   bool draining_ = false;
+  bool silent_ = false;  // longer than its heartbeats allow
+  bool heard_ = false;   // since the heartbeat timer's last turn
+  int silent_turns_ = 0;
+  EventLoop::TimerId heartbeat_timer_;
   bool loss_logged_ = false;
   uint64_t instance_ = 0;
   uint64_t epoch_ = 0;

@@ -159,9 +159,10 @@ void WorkerService::Stop() {
     sessions = sessions_;
   }
   stop_.notify_all();
-  for (const auto& session : sessions) {
-    session->Close({grpc::StatusCode::UNAVAILABLE, "the worker stops"});
-  }
+  // OK, since gRPC's clients drop messages that they have not read when a stream ends with an
+  // error: the last tokens would be lost. What is said of the end was said by the GoAway and by the
+  // events of requests that were cut off.
+  for (const auto& session : sessions) session->Close(grpc::Status::OK);
   if (reporter_.joinable()) reporter_.join();
 }
 
@@ -301,6 +302,8 @@ v1::WorkerSessionResponse WorkerService::WelcomeMessage() {
   v1::WorkerSessionResponse message = NewMessage();
   *message.mutable_welcome()->mutable_model() = served_.model;
   *message.mutable_welcome()->mutable_load() = LoadLocked();
+  message.mutable_welcome()->set_heartbeat_ms(
+      static_cast<uint32_t>(absl::ToInt64Milliseconds(kHeartbeat)));
   load_is_due_ = true;
   return message;
 }

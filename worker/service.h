@@ -24,6 +24,8 @@
 namespace caravan {
 
 enum class WorkerState : uint8_t { kLoading, kForming, kReady, kDraining };
+// Sessions hear at least so often from a worker that lives.
+inline constexpr absl::Duration kHeartbeat = absl::Milliseconds(200);
 const char* NameOf(WorkerState state);  // "loading", "forming", "ready", "draining"
 
 // What the service asks of the replica; called often, from any thread.
@@ -133,6 +135,7 @@ class WorkerService final : public v1::Worker::CallbackService, private WorkerSe
   absl::flat_hash_map<RequestKey, Active> active_;
   RequestKey next_key_ = 1;
   v1::WorkerLoad last_load_;
+  absl::Time last_load_time_;
   bool load_is_due_ = false;  // a session was told another one since
   bool last_ready_ = false;
   bool failed_ = false;

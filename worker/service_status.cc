@@ -29,9 +29,11 @@ void WorkerService::ReportOnce(std::unique_lock<std::mutex>& lock) {
   const EngineStats stats = served_.engine->Stats();
   const v1::WorkerLoad load = LoadLocked();
   metrics_->Update(stats, load.ready(), replica_.epoch());
-  if (std::exchange(load_is_due_, false) ||
+  const absl::Time now = absl::Now();
+  if (std::exchange(load_is_due_, false) || now - last_load_time_ >= kHeartbeat ||
       load.SerializeAsString() != last_load_.SerializeAsString()) {
     last_load_ = load;
+    last_load_time_ = now;
     for (const auto& session : sessions_) {
       v1::WorkerSessionResponse message = NewMessage();
       *message.mutable_load() = load;

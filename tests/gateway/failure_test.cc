@@ -38,6 +38,21 @@ TEST(Failure, OfAReplicaEndsItsRequestsAndNoOthers) {
   cluster.AwaitReady(2);  // the gateway connects again
 }
 
+TEST(Failure, OfHeartbeatsKeepsNewRequestsAwayUntilTheReplicaIsHeardAgain) {
+  FakeWorker::Options options;
+  options.heartbeat_ms = 100;
+  Cluster cluster({}, {options, WithInstance(2)});
+  cluster.AwaitReady(2);
+  cluster.AwaitReady(1);  // the first says no word after its welcome
+  auto call = cluster.Generate(TextRequest("hi"));
+  const uint64_t key = cluster.worker(1).AwaitSubmit().key();
+  cluster.worker(1).Emit(key, {WordId(1)}, Finish::LENGTH);
+  EXPECT_EQ(call->ReadAll().text, " cat");
+  // Woken up: it speaks, and is ready at once, for a while.
+  cluster.worker(0).SetReady(true);
+  cluster.AwaitReady(2);
+}
+
 TEST(Failure, OfAReplicaBeforeTheFirstEventSendsTheRequestElsewhere) {
   Cluster cluster({}, {WithInstance(1), WithInstance(2)});
   cluster.AwaitReady(2);

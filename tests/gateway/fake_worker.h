@@ -31,6 +31,7 @@ class FakeWorker : public v1::Worker::Service {
     uint32_t max_context_tokens = 512;
     std::vector<int32_t> eos_token_ids = {2};
     bool ready = true;
+    uint32_t heartbeat_ms = 0;
   };
   // Called for each submit, on the session's thread, in place of AwaitSubmit.
   using Script = std::function<void(FakeWorker*, const v1::WorkerSubmit&)>;
@@ -118,6 +119,7 @@ class FakeWorker : public v1::Worker::Service {
     model->mutable_eos_token_ids()->Add(options_.eos_token_ids.begin(),
                                         options_.eos_token_ids.end());
     response.mutable_welcome()->mutable_load()->set_ready(options_.ready);
+    response.mutable_welcome()->set_heartbeat_ms(options_.heartbeat_ms);
     return response;
   }
 
