@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <optional>
 
-#include "tokenizer_service/utf8.h"
+#include "common/utf8.h"
 
 namespace caravan {
 

@@ -1,7 +1,7 @@
 #include "tokenizer_service/chat_template.h"
 
 #include "common/status.h"
-#include "tokenizer_service/utf8.h"
+#include "common/utf8.h"
 
 namespace caravan {
 namespace {

@@ -9,7 +9,7 @@
 #include <utility>
 
 #include "common/status.h"
-#include "tokenizer_service/utf8.h"
+#include "common/utf8.h"
 
 namespace caravan {
 namespace {

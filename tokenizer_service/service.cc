@@ -7,7 +7,7 @@
 #include "common/log.h"
 #include "common/server.h"
 #include "common/status.h"
-#include "tokenizer_service/utf8.h"
+#include "common/utf8.h"
 
 namespace caravan {
 namespace {

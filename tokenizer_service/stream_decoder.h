@@ -5,8 +5,8 @@
 #include <string>
 
 #include "absl/types/span.h"
+#include "common/utf8.h"
 #include "tokenizer_service/tokenizer.h"
-#include "tokenizer_service/utf8.h"
 
 namespace caravan {
 

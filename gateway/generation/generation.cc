@@ -5,6 +5,7 @@
 
 #include "common/log.h"
 #include "common/status.h"
+#include "common/utf8.h"
 
 namespace caravan {
 namespace {
@@ -107,14 +108,15 @@ void Generation::DecodeEcho() {
   v1::DecodeInput* input = decode.add_inputs();
   input->mutable_token_ids()->Assign(prompt_->token_ids.begin(), prompt_->token_ids.end());
   input->set_keep_special_tokens(request_.spec().output.keep_special_tokens);
-  tokenizer_call_ = context_.tokenizer->Decode(MakeCallOptions(), std::move(decode),
-                                               [this](absl::StatusOr<v1::DecodeResponse> response) {
-                                                 tokenizer_call_ = nullptr;
-                                                 if (!response.ok()) return End(response.status());
-                                                 if (response->texts_size() == 1)
-                                                   echo_ = response->texts(0);
-                                                 Route();
-                                               });
+  tokenizer_call_ = context_.tokenizer->Decode(
+      MakeCallOptions(), std::move(decode), [this](absl::StatusOr<v1::DecodeResponse> response) {
+        tokenizer_call_ = nullptr;
+        if (!response.ok()) return End(response.status());
+        // An incomplete character at the end comes with
+        // the token that completes it.
+        if (response->texts_size() == 1) Utf8Assembler().Append(response->texts(0), echo_);
+        Route();
+      });
 }
 
 void Generation::Route() {

@@ -10,7 +10,7 @@
 #include "absl/strings/str_join.h"
 #include "common/server.h"
 #include "common/status.h"
-#include "gateway/generation/utf8.h"
+#include "common/utf8.h"
 
 namespace caravan {
 namespace {
@@ -48,10 +48,10 @@ absl::Status CheckCount(const char* field, size_t count, size_t most) {
 }
 
 absl::Status CheckUtf8(const std::string& field, const std::string& text) {
-  const std::optional<size_t> offset = FirstInvalidUtf8(text);
-  if (!offset.has_value()) return absl::OkStatus();
-  return Invalid(field, " is not UTF-8: byte ", *offset, " (",
-                 absl::StrFormat("0x%02x", static_cast<unsigned char>(text[*offset])),
+  const size_t offset = FindInvalidUtf8(text);
+  if (offset == std::string::npos) return absl::OkStatus();
+  return Invalid(field, " is not UTF-8: byte ", offset, " (",
+                 absl::StrFormat("0x%02x", static_cast<unsigned char>(text[offset])),
                  ") does not begin a valid character");
 }
 
@@ -92,6 +92,11 @@ absl::Status CheckIdentity(const RequestSpec& spec) {
 }
 
 absl::Status CheckServed(const RequestSpec& spec) {
+  RETURN_IF_ERROR(CheckName("model", spec.model));
+  RETURN_IF_ERROR(CheckName("adapter", spec.adapter));
+  for (const std::string& name : spec.logits_processors) {
+    RETURN_IF_ERROR(CheckName("logits_processors.name", name));
+  }
   if (!spec.adapter.empty()) {
     return absl::NotFoundError(
         absl::StrCat("adapter '", spec.adapter, "' is not served: no adapter is; leave it empty"));

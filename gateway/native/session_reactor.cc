@@ -4,7 +4,7 @@
 
 #include "common/server.h"
 #include "common/status.h"
-#include "gateway/generation/utf8.h"
+#include "common/utf8.h"
 #include "gateway/native/wire.h"
 
 namespace caravan {
@@ -93,7 +93,7 @@ void SessionReactor::OnReadDone(bool ok) {
 
 // The id, which comes first, tells which request it was; none where the id is what is wrong.
 void SessionReactor::RefuseMalformed(std::string id, const absl::Status& status) {
-  if (FirstInvalidUtf8(id).has_value()) id.clear();
+  if (FindInvalidUtf8(id) != std::string::npos) id.clear();
   native_->loop->Post([self = self_, id = std::move(id), status] {
     self->Refuse(self->requests_.contains(id) ? "" : id, status);
     self->ReadNext();

@@ -17,7 +17,7 @@
 #include "caravan/v1/tokenizer.grpc.pb.h"
 #include "common/server.h"
 #include "common/status.h"
-#include "gateway/generation/utf8.h"
+#include "common/utf8.h"
 
 namespace caravan {
 
@@ -83,7 +83,7 @@ class FakeTokenizer : public v1::Tokenizer::Service {
 
   // Takes the complete characters off the front.
   static std::string TakeComplete(std::string* bytes) {
-    const size_t complete = FirstInvalidUtf8(*bytes).value_or(bytes->size());
+    const size_t complete = std::min(FindInvalidUtf8(*bytes), bytes->size());
     std::string text = bytes->substr(0, complete);
     bytes->erase(0, complete);
     return text;

@@ -141,7 +141,7 @@ TEST(Generate, SendsNoPartOfACharacter) {
   const Seen& seen = call->ReadAll();
   EXPECT_EQ(seen.text, text + "\xef\xbf\xbd");
   for (const v1::TokenEvent& event : seen.events) {
-    EXPECT_EQ(FirstInvalidUtf8(event.text()), std::nullopt);
+    EXPECT_EQ(FindInvalidUtf8(event.text()), std::string::npos);
   }
   uint32_t position = 0;
   for (const v1::TokenEvent& event : seen.events) {

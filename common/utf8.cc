@@ -1,4 +1,4 @@
-#include "tokenizer_service/utf8.h"
+#include "common/utf8.h"
 
 #include <cstring>
 
