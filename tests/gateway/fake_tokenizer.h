@@ -141,7 +141,11 @@ class FakeTokenizer : public v1::Tokenizer::Service {
   static bool Answer(const v1::DecodeSessionRequest& request, Sequences* sequences,
                      v1::DecodeSessionResponse* response) {
     if (request.has_open()) {
-      (*sequences)[request.open().sequence()] = {request.open().keep_special_tokens(), ""};
+      const bool keep = request.open().keep_special_tokens();
+      std::string held;
+      for (const int32_t id : request.open().context_token_ids()) held.append(BytesOf(id, keep));
+      TakeComplete(&held);
+      (*sequences)[request.open().sequence()] = {keep, held};
       return false;
     }
     if (request.has_append()) {

@@ -166,6 +166,19 @@ TEST(Generate, EchoesThePromptBeforeTheFirstText) {
   EXPECT_EQ(call->ReadAll().text, "once the cat");  // ids are decoded
 }
 
+TEST(Generate, EchoesACharacterThatTheOutputCompletesOnce) {
+  Cluster cluster;
+  v1::GenerateRequest request = TextRequest("once ");
+  request.mutable_output()->set_echo_prompt(true);
+  const std::vector<int32_t> euro = ByteIds("\xe2\x82\xac");
+  v1::TokenIds* ids = request.add_prompt()->mutable_token_ids();
+  ids->add_ids(euro[0]);
+  ids->add_ids(euro[1]);
+  auto call = cluster.Generate(request);
+  cluster.worker().Emit(cluster.worker().AwaitSubmit().key(), {euro[2]}, Finish::LENGTH);
+  EXPECT_EQ(call->ReadAll().text, "once \xe2\x82\xac");
+}
+
 TEST(Generate, JoinsPromptPartsAndEncodesBadWords) {
   Cluster cluster;
   v1::GenerateRequest request;
