@@ -5,6 +5,7 @@ import functools
 import importlib
 import pathlib
 import shutil
+import subprocess
 import sys
 import tempfile
 import types
@@ -15,17 +16,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 @functools.cache
 def load_protos():
     """A namespace with the two modules of each proto/caravan/v1/X.proto: X (messages) and X_grpc (stubs)."""
-    import grpc_tools
-    from grpc_tools import protoc
-
-    well_known = pathlib.Path(grpc_tools.__file__).parent / "_proto"
     folder = tempfile.mkdtemp(prefix="caravan_protos_")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     stems = sorted(path.stem for path in (ROOT / "proto" / "caravan" / "v1").glob("*.proto"))
-    code = protoc.main(["protoc", f"--proto_path={ROOT / 'proto'}", f"--proto_path={well_known}",
-                        f"--python_out={folder}", f"--grpc_python_out={folder}", *(f"caravan/v1/{stem}.proto" for stem in stems)])
-    if code != 0:
-        raise RuntimeError(f"protoc ended with {code} on {', '.join(stems)}")
+    # A process of its own: the compiler brings a protobuf that aborts now and then beside sentencepiece's.
+    subprocess.run(
+        [sys.executable, "-m", "grpc_tools.protoc", f"--proto_path={ROOT / 'proto'}", f"--python_out={folder}",
+         f"--grpc_python_out={folder}", *(f"caravan/v1/{stem}.proto" for stem in stems)], check=True)
     sys.path.insert(0, folder)
     modules = types.SimpleNamespace()
     for stem in stems:
