@@ -62,6 +62,7 @@ class LlamaRankRunner final : public RankRunner {
   absl::Status Submit(const StepPlan& plan) override { return runner_->Submit(plan); }
   absl::StatusOr<StepResult> Collect() override { return runner_->Collect(); }
   void Reset(std::shared_ptr<Collectives> ranks) override { runner_->Reset(std::move(ranks)); }
+  absl::Status AwaitEpoch(absl::Duration timeout) override { return runner_->AwaitEpoch(timeout); }
   RankProgress progress() const override {
     const StepProgress progress = runner_->progress();
     return {progress.steps_done, progress.layers_done, progress.busy};

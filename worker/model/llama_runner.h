@@ -15,9 +15,8 @@
 #include "absl/status/statusor.h"
 #include "worker/engine/model_runner.h"
 #include "worker/model/collectives.h"
-#include "worker/model/kv_memory.h"
 #include "worker/model/llama.h"
-#include "worker/model/slot_state.h"
+#include "worker/model/step_executor.h"
 
 namespace caravan {
 
@@ -37,9 +36,9 @@ struct StepProgress {
   bool busy = false;        // a step is running
 };
 
-// One thread of its own runs the steps in order, so that Submit returns at once and the engine
-// plans the next step meanwhile. Submit, Collect, Recover and Reset are for one thread at a time;
-// progress and Abort for any.
+// One thread of its own starts the steps in order, so that Submit returns at once and the engine
+// plans the next step meanwhile. Submit, Collect, Recover, Reset and AwaitEpoch are for one thread
+// at a time; progress and Abort for any.
 class LlamaRunner final : public ModelRunner {
  public:
   // Allocates the KV blocks. `ranks` has the model's rank and world size.
@@ -48,17 +47,20 @@ class LlamaRunner final : public ModelRunner {
                                                              const LlamaRunnerOptions& options);
   ~LlamaRunner() override;
 
-  const RunnerLimits& limits() const override { return limits_; }
+  const RunnerLimits& limits() const override { return executor_->limits(); }
   absl::Status Submit(const StepPlan& plan) override;
-  // On rank 0 with log probabilities; on the others the ids alone.
+  // On rank 0 with log probabilities; on the others the ids at least.
   absl::StatusOr<StepResult> Collect() override;
   // A single rank has lost nothing and goes on empty. With several, FAILED_PRECONDITION: their
   // owner forms the next group and calls Reset.
   absl::Status Recover(absl::Duration timeout) override;
 
   // Begins an epoch: aborts the old group, waits for the step in progress to end, drops all steps,
-  // slots and blocks, and goes on with `ranks`.
+  // slots and blocks, and goes on with `ranks`. The runner's thread makes ready for it (CUDA
+  // graphs); steps submitted meanwhile wait.
   void Reset(std::shared_ptr<Collectives> ranks);
+  // DEADLINE_EXCEEDED where the epoch that Reset began is not ready within `timeout`.
+  absl::Status AwaitEpoch(absl::Duration timeout);
   // Makes the step in progress fail with UNAVAILABLE where it waits for another rank.
   void Abort();
 
@@ -66,35 +68,27 @@ class LlamaRunner final : public ModelRunner {
   const LlamaModel& model() const { return *model_; }
 
  private:
-  struct Batch;  // of one step, in the forms that operators take
-
-  LlamaRunner(std::unique_ptr<LlamaModel> model, std::shared_ptr<Collectives> ranks, KvMemory kv,
-              const LlamaRunnerOptions& options);
+  LlamaRunner(std::unique_ptr<LlamaModel> model, std::unique_ptr<StepExecutor> executor,
+              std::shared_ptr<Collectives> ranks);
   void RunSteps();
-  absl::StatusOr<StepResult> RunStep(const StepPlan& plan, Collectives& ranks);
-  absl::Status UpdateSlots(const StepPlan& plan);
-  absl::Status CopyBlocks(const StepPlan& plan);
-  absl::StatusOr<Batch> MakeBatch(const StepPlan& plan);
-  absl::StatusOr<StepResult> Draw(const StepPlan& plan, MatrixView logits, Collectives& ranks);
+  absl::Status Start(const StepPlan& plan);
 
-  // The runner's thread alone, and Reset while that is idle.
-  std::unique_ptr<LlamaModel> model_;
-  KvMemory kv_;
-  std::vector<SlotState> slots_;
+  const std::unique_ptr<LlamaModel> model_;
+  const std::unique_ptr<StepExecutor> executor_;  // see its header for which thread calls what
 
-  RunnerLimits limits_;
   std::atomic<uint64_t> steps_done_ = 0;
   std::atomic<uint64_t> step_ = 0;
-  std::atomic<bool> busy_ = false;
+  std::atomic<int32_t> unfinished_ = 0;  // started and not finished
 
   mutable std::mutex mutex_;  // guards all below
   std::condition_variable changed_;
   std::shared_ptr<Collectives> ranks_;
   std::deque<StepPlan> pending_;
-  std::deque<StepResult> done_;
   absl::Status failure_;
-  int32_t uncollected_ = 0;
-  bool running_ = false;
+  int32_t uncollected_ = 0;  // submitted and not collected
+  int32_t started_ = 0;      // of them, handed to the executor
+  bool beginning_ = true;    // the executor has not begun the epoch of ranks_
+  bool running_ = false;     // the thread is inside the executor
   bool stopping_ = false;
   std::thread thread_;
 };

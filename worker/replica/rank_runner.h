@@ -19,7 +19,7 @@ struct RankProgress {
   bool busy = false;        // a step runs
 };
 
-// Submit, Collect and Reset are for one thread at a time, progress and Abort for any.
+// Submit, Collect, Reset and AwaitEpoch are for one thread at a time, progress for any.
 class RankRunner {
  public:
   virtual ~RankRunner() = default;
@@ -32,6 +32,10 @@ class RankRunner {
 
   // Begins an epoch with `ranks`: everything that was there is dropped, weights stay.
   virtual void Reset(std::shared_ptr<Collectives> ranks) = 0;
+
+  // Waits until the rank can run steps of that epoch (all ranks may be needed for that):
+  // DEADLINE_EXCEEDED after `timeout` (call again), UNAVAILABLE where a rank was lost meanwhile.
+  virtual absl::Status AwaitEpoch(absl::Duration timeout) { return absl::OkStatus(); }
 
   virtual RankProgress progress() const = 0;
 };

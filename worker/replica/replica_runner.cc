@@ -31,11 +31,21 @@ absl::Status ReplicaRunner::Lost(const absl::Status& status) {
 }
 
 absl::Status ReplicaRunner::Recover(absl::Duration timeout) {
-  if (status().ok()) return absl::OkStatus();
-  ASSIGN_OR_RETURN(const Epoch epoch, leader_->AwaitEpoch(epoch_, timeout));
-  local_->Reset(epoch.ranks);
-  epoch_ = epoch.number;
-  limits_.num_blocks = epoch.num_blocks;
+  if (!status().ok()) {
+    ASSIGN_OR_RETURN(const Epoch epoch, leader_->AwaitEpoch(epoch_, timeout));
+    local_->Reset(epoch.ranks);
+    epoch_ = epoch.number;
+    limits_.num_blocks = epoch.num_blocks;
+    preparing_ = true;
+  }
+  if (!preparing_) return absl::OkStatus();
+  const absl::Status prepared = local_->AwaitEpoch(timeout);
+  if (absl::IsUnavailable(prepared)) {
+    leader_->GiveUp(epoch_, std::string(prepared.message()));
+    return absl::DeadlineExceededError(prepared.message());  // the next epoch may do
+  }
+  RETURN_IF_ERROR(prepared);
+  preparing_ = false;
   if (on_epoch_) on_epoch_();
   return absl::OkStatus();
 }

@@ -31,7 +31,8 @@ class ReplicaRunner final : public ModelRunner {
   RankRunner* const local_;
   const std::function<void()> on_epoch_;
   RunnerLimits limits_;
-  uint64_t epoch_ = 0;  // that the local runner is in
+  uint64_t epoch_ = 0;      // that the local runner is in
+  bool preparing_ = false;  // it is not ready for it yet
 };
 
 }  // namespace caravan
