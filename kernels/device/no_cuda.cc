@@ -1,5 +1,6 @@
 // kernels/device where the build has no CUDA: there is no device, so nothing can be asked of one.
 #include "kernels/check.h"
+#include "kernels/device/cuda_graph.h"
 #include "kernels/device/cuda_stream.h"
 #include "kernels/device/device_memory.h"
 
@@ -40,5 +41,15 @@ void CopyToDevice(void*, const void*, int64_t, const CudaStream&) { NoDevice(); 
 void CopyToHost(void*, const void*, int64_t, const CudaStream&) { NoDevice(); }
 void CopyOnDevice(void*, const void*, int64_t, const CudaStream&) { NoDevice(); }
 void FillBytes(void*, int, int64_t, const CudaStream&) { NoDevice(); }
+
+CudaEvent CudaEvent::Create() { NoDevice(); }
+CudaEvent::~CudaEvent() = default;
+void CudaEvent::Record(const CudaStream&) { NoDevice(); }
+void CudaEvent::Wait() const { NoDevice(); }
+double CudaEvent::SecondsSince(const CudaEvent&) const { NoDevice(); }
+
+CudaGraph::~CudaGraph() = default;
+CudaGraph CudaGraph::Capture(const CudaStream&, const std::function<bool()>&) { NoDevice(); }
+void CudaGraph::Launch(const CudaStream&) const { NoDevice(); }
 
 }  // namespace caravan

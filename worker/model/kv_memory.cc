@@ -47,8 +47,8 @@ absl::StatusOr<KvMemory> KvMemory::Allocate(const ModelConfig& config, const Sha
                                                    " bytes are beyond 64 bits: lower "
                                                    "--num_kv_blocks or --kv_cache_bytes"));
   }
-  RETURN_IF_ERROR(CheckHostMemory(blocks * block_bytes, "the KV blocks",
-                                  "lower --kv_cache_bytes (or --num_kv_blocks)"));
+  RETURN_IF_ERROR(CheckMemory(options.stream, blocks * block_bytes, "the KV blocks",
+                              "lower --kv_cache_bytes"));
   KvMemory memory;
   memory.num_blocks_ = static_cast<int32_t>(blocks);
   memory.block_tokens_ = options.block_tokens;
@@ -61,7 +61,8 @@ absl::StatusOr<KvMemory> KvMemory::Allocate(const ModelConfig& config, const Sha
     view.kv_heads = static_cast<int32_t>(layout.kv_heads.count);
     view.head_size = config.head_size;
     for (void** part : {&view.keys, &view.values}) {
-      ASSIGN_OR_RETURN(HostBuffer buffer, HostBuffer::Allocate(half_layer_bytes, "KV blocks"));
+      ASSIGN_OR_RETURN(ModelMemory buffer,
+                       ModelMemory::Allocate(options.stream, half_layer_bytes, "KV blocks"));
       *part = buffer.data();
       memory.buffers_.push_back(std::move(buffer));
     }

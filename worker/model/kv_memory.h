@@ -6,8 +6,8 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/paged_kv.h"
-#include "worker/model/host_memory.h"
 #include "worker/model/model_config.h"
+#include "worker/model/model_memory.h"
 #include "worker/model/sharding.h"
 
 namespace caravan {
@@ -17,6 +17,7 @@ struct KvMemoryOptions {
   int32_t num_blocks = 0;      // 0: as many as kv_cache_bytes hold
   int64_t kv_cache_bytes = 0;  // of this rank; used where num_blocks is 0
   DType dtype = DType::kFloat32;
+  DeviceStream stream = DeviceStream::Cpu();
 };
 
 // Bytes that one block takes on one rank, keys and values of all layers.
@@ -37,7 +38,7 @@ class KvMemory {
  private:
   int32_t num_blocks_ = 0;
   int32_t block_tokens_ = 0;
-  std::vector<HostBuffer> buffers_;
+  std::vector<ModelMemory> buffers_;
   std::vector<KvCacheView> layers_;
 };
 

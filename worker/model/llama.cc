@@ -12,9 +12,11 @@
 
 namespace caravan {
 
-LlamaModel::LlamaModel(ModelConfig config, ShardLayout layout, LlamaWeights weights, RopeTable rope)
+LlamaModel::LlamaModel(ModelConfig config, ShardLayout layout, DeviceStream stream,
+                       LlamaWeights weights, RopeTable rope)
     : config_(std::move(config)),
       layout_(layout),
+      stream_(stream),
       weights_(std::move(weights)),
       rope_(std::move(rope)) {}
 
@@ -26,7 +28,7 @@ absl::StatusOr<MatrixView> LlamaModel::Forward(const ForwardBatch& batch, const 
   CARAVAN_CHECK(logit_rows <= max_logit_rows_, logit_rows, " rows of logits");
   CARAVAN_CHECK(ranks.rank() == layout_.shard.rank &&
                 ranks.world_size() == layout_.shard.world_size);
-  const Activations a = ActivationsFor(tokens, logit_rows);
+  const Activations a = activations_.First(tokens, logit_rows);
   const float eps = config_.rms_norm_eps;
   layers_done_.store(0, std::memory_order_relaxed);
 
@@ -36,12 +38,14 @@ absl::StatusOr<MatrixView> LlamaModel::Forward(const ForwardBatch& batch, const 
   RmsNorm(a.residual, weights_.layers[0].input_norm.vector(), eps, a.normed, stream);
   for (int32_t i = 0; i < config_.num_layers; ++i) {
     const LlamaLayer& layer = weights_.layers[static_cast<size_t>(i)];
-    if (i > 0) AddRmsNorm(a.partial, layer.input_norm.vector(), eps, a.residual, a.normed, stream);
+    if (i > 0) {
+      RETURN_IF_ERROR(ranks.AllReduceAddRmsNorm(
+          {a.partial, layer.input_norm.vector(), eps, a.residual, a.normed}, stream));
+    }
     Attention(layer, kv.layer(i), batch, a, stream);
-    RETURN_IF_ERROR(ranks.AllReduceSum(a.partial, stream));
-    AddRmsNorm(a.partial, layer.post_norm.vector(), eps, a.residual, a.normed, stream);
+    RETURN_IF_ERROR(ranks.AllReduceAddRmsNorm(
+        {a.partial, layer.post_norm.vector(), eps, a.residual, a.normed}, stream));
     FeedForward(layer, a, stream);
-    RETURN_IF_ERROR(ranks.AllReduceSum(a.partial, stream));
     layers_done_.store(i + 1, std::memory_order_relaxed);
   }
   return Logits(batch, a, ranks, stream);
@@ -66,68 +70,27 @@ void LlamaModel::FeedForward(const LlamaLayer& layer, const Activations& a,
   Matmul(a.activated, layer.down.linear(), layer.down_bias.vector(), a.partial, stream);
 }
 
+// Of the last layer's output only the rows whose logits are wanted are summed.
 absl::StatusOr<MatrixView> LlamaModel::Logits(const ForwardBatch& batch, const Activations& a,
                                               Collectives& ranks, DeviceStream stream) const {
   if (batch.logit_rows.empty()) return MatrixView{};
-  GatherRows(a.residual, batch.logit_rows, a.last_residual, stream);
-  GatherRows(a.partial, batch.logit_rows, a.last_partial, stream);
-  AddRmsNorm(a.last_partial, weights_.final_norm.vector(), config_.rms_norm_eps, a.last_residual,
-             a.last_normed, stream);
+  MatrixView residual = a.residual;
+  MatrixView partial = a.partial;
+  if (a.last_residual.rows != residual.rows) {  // else all rows are wanted
+    GatherRows(residual, batch.logit_rows, a.last_residual, stream);
+    GatherRows(partial, batch.logit_rows, a.last_partial, stream);
+    residual = a.last_residual;
+    partial = a.last_partial;
+  }
+  RETURN_IF_ERROR(ranks.AllReduceAddRmsNorm({partial, weights_.final_norm.vector(),
+                                             config_.rms_norm_eps, residual, a.last_normed},
+                                            stream));
   Matmul(a.last_normed, weights_.LmHead(), {}, a.logit_shard, stream);
   if (ranks.world_size() == 1) return a.logit_shard;
-  RETURN_IF_ERROR(ranks.GatherColumns(a.logit_shard, a.logits, stream));
-  return a.logits;
-}
-
-absl::Status LlamaModel::AllocateActivations() {
-  const int64_t tokens = max_batch_tokens_;
-  const int64_t rows = max_logit_rows_;
-  const int64_t hidden = config_.hidden_size;
-  const int64_t q = layout_.q_heads.count * config_.head_size;
-  const int64_t kv = layout_.kv_heads.count * config_.head_size;
-  const bool gathers = layout_.shard.world_size > 1 && layout_.shard.rank == 0;
-  const struct {
-    MatrixView* view;
-    DType dtype;
-    int64_t rows, cols;
-  } matrices[] = {
-      {&whole_.residual, dtype(), tokens, hidden},
-      {&whole_.normed, dtype(), tokens, hidden},
-      {&whole_.qkv, dtype(), tokens, q + 2 * kv},
-      {&whole_.attention, dtype(), tokens, q},
-      {&whole_.partial, DType::kFloat32, tokens, hidden},
-      {&whole_.gate_up, dtype(), tokens, 2 * layout_.intermediate.count},
-      {&whole_.activated, dtype(), tokens, layout_.intermediate.count},
-      {&whole_.last_residual, dtype(), rows, hidden},
-      {&whole_.last_partial, DType::kFloat32, rows, hidden},
-      {&whole_.last_normed, dtype(), rows, hidden},
-      {&whole_.logit_shard, DType::kFloat32, rows, layout_.vocab.count},
-      {&whole_.logits, DType::kFloat32, gathers ? rows : 0, layout_.padded_vocab},
-  };
-  int64_t bytes = 0;
-  for (const auto& m : matrices) bytes += m.rows * m.cols * SizeOf(m.dtype);
-  RETURN_IF_ERROR(
-      CheckHostMemory(bytes, "activations", "lower --max_batch_tokens or --max_running_sequences"));
-  for (const auto& m : matrices) {
-    ASSIGN_OR_RETURN(HostBuffer buffer,
-                     HostBuffer::Allocate(m.rows * m.cols * SizeOf(m.dtype), "activations"));
-    *m.view = DenseMatrix(buffer.data(), m.dtype, m.rows, m.cols);
-    activation_memory_.push_back(std::move(buffer));
-  }
-  return absl::OkStatus();
-}
-
-LlamaModel::Activations LlamaModel::ActivationsFor(int64_t tokens, int64_t logit_rows) const {
-  Activations a = whole_;
-  for (MatrixView* view :
-       {&a.residual, &a.normed, &a.qkv, &a.attention, &a.partial, &a.gate_up, &a.activated}) {
-    view->rows = tokens;
-  }
-  for (MatrixView* view : {&a.last_residual, &a.last_partial, &a.last_normed, &a.logit_shard}) {
-    view->rows = logit_rows;
-  }
-  if (a.logits.data != nullptr) a.logits.rows = logit_rows;
-  return a;
+  const bool gets = ranks.rank() == 0 || ranks.gathers_on_all_ranks();
+  const MatrixView logits = gets ? a.logits : MatrixView{};
+  RETURN_IF_ERROR(ranks.GatherColumns(a.logit_shard, logits, stream));
+  return logits;
 }
 
 }  // namespace caravan

@@ -17,7 +17,8 @@ struct Part {
 // Allocates weights and notes where their pieces come from. The first error is kept.
 class WeightMaker {
  public:
-  WeightMaker(DType dtype, std::vector<WeightPiece>* pieces) : dtype_(dtype), pieces_(pieces) {}
+  WeightMaker(DType dtype, DeviceStream stream, std::vector<WeightPiece>* pieces)
+      : dtype_(dtype), stream_(stream), pieces_(pieces) {}
 
   // Rows of several tensors of `cols` columns below one another.
   Weight Rows(const std::vector<Part>& parts, int64_t cols) {
@@ -60,7 +61,8 @@ class WeightMaker {
  private:
   Weight Allocate(const std::string& name, int64_t rows, int64_t cols) {
     Weight weight;
-    absl::StatusOr<HostBuffer> buffer = HostBuffer::Allocate(rows * cols * SizeOf(dtype_), name);
+    absl::StatusOr<ModelMemory> buffer =
+        ModelMemory::Allocate(stream_, rows * cols * SizeOf(dtype_), name);
     if (!buffer.ok()) {
       if (status_.ok()) status_ = buffer.status();
       return weight;
@@ -79,6 +81,7 @@ class WeightMaker {
   }
 
   DType dtype_;
+  DeviceStream stream_;
   std::vector<WeightPiece>* pieces_;
   absl::Status status_;
 };
@@ -141,8 +144,9 @@ int64_t WeightBytes(const ModelConfig& config, const ShardLayout& layout, DType 
 
 absl::StatusOr<LlamaWeights> AllocateLlamaWeights(const ModelConfig& config,
                                                   const ShardLayout& layout, DType dtype,
-                                                  std::vector<WeightPiece>* pieces) {
-  WeightMaker maker(dtype, pieces);
+                                                  std::vector<WeightPiece>* pieces,
+                                                  DeviceStream stream) {
+  WeightMaker maker(dtype, stream, pieces);
   const int64_t hidden = config.hidden_size;
   // Of the padded vocabulary's slice, the rows that exist; the rest stays zero.
   const int64_t real_rows =

@@ -7,15 +7,15 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/view.h"
-#include "worker/model/host_memory.h"
 #include "worker/model/model_config.h"
+#include "worker/model/model_memory.h"
 #include "worker/model/sharding.h"
 
 namespace caravan {
 
 // A dense matrix with memory of its own; a vector is one row.
 struct Weight {
-  HostBuffer buffer;
+  ModelMemory buffer;
   DType dtype = DType::kFloat32;
   int64_t rows = 0;
   int64_t cols = 0;
@@ -62,7 +62,7 @@ struct WeightPiece {
   Slice rows;
   Slice cols;
   DType dtype = DType::kFloat32;  // of the target
-  void* target = nullptr;         // [rows.count, cols.count]
+  void* target = nullptr;         // [rows.count, cols.count], on the weights' device
   bool is_norm = false;
 
   int64_t whole_cols() const { return shape.back(); }
@@ -72,9 +72,11 @@ struct WeightPiece {
 // Bytes of one rank's weights.
 int64_t WeightBytes(const ModelConfig& config, const ShardLayout& layout, DType dtype);
 
-// Allocates all weights of a rank, zeroed, and appends the pieces that fill them.
+// Allocates all weights of a rank on the stream's device, zeroed, and appends the pieces that fill
+// them.
 absl::StatusOr<LlamaWeights> AllocateLlamaWeights(const ModelConfig& config,
                                                   const ShardLayout& layout, DType dtype,
-                                                  std::vector<WeightPiece>* pieces);
+                                                  std::vector<WeightPiece>* pieces,
+                                                  DeviceStream stream = DeviceStream::Cpu());
 
 }  // namespace caravan

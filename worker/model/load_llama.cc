@@ -78,53 +78,69 @@ std::string ModelFingerprint(const ModelConfig& config, DType dtype,
   return fingerprint.Hex();
 }
 
-absl::StatusOr<LlamaWeights> Load(const LoadOptions& options, const ModelConfig& config,
-                                  const ShardLayout& layout, DType dtype,
-                                  const std::optional<Checkpoint>& checkpoint) {
-  RETURN_IF_ERROR(CheckHostMemory(WeightBytes(config, layout, dtype),
-                                  absl::StrCat("the weights of rank ", layout.shard.rank, " of ",
-                                               layout.shard.world_size, " in ", NameOf(dtype)),
-                                  "raise --tensor_parallel or choose --dtype=bfloat16 or float16"));
+absl::StatusOr<LlamaWeights> LoadWeights(const LoadOptions& options, const LlamaSource& source) {
+  const ShardLayout& layout = source.layout;
+  RETURN_IF_ERROR(CheckMemory(options.stream, WeightBytes(source.config, layout, source.dtype),
+                              absl::StrCat("the weights of rank ", layout.shard.rank, " of ",
+                                           layout.shard.world_size, " in ", NameOf(source.dtype)),
+                              "raise --tensor_parallel or choose --dtype=bfloat16 or float16"));
   std::vector<WeightPiece> pieces;
-  ASSIGN_OR_RETURN(LlamaWeights weights, AllocateLlamaWeights(config, layout, dtype, &pieces));
-  const LoadThreads threads = {options.load_threads, options.progress};
-  if (!checkpoint) {
-    FillDummyPieces(pieces, threads);
+  ASSIGN_OR_RETURN(LlamaWeights weights, AllocateLlamaWeights(source.config, layout, source.dtype,
+                                                              &pieces, options.stream));
+  const LoadThreads threads = {options.load_threads, options.progress, options.stream};
+  if (!source.checkpoint) {
+    RETURN_IF_ERROR(FillDummyPieces(pieces, threads));
     return weights;
   }
   std::vector<std::string> ignored;
-  if (config.tie_word_embeddings) ignored.push_back("lm_head.weight");
-  RETURN_IF_ERROR(CheckTensors(*checkpoint, pieces, ignored));
-  LoadPieces(*checkpoint, pieces, threads);
+  if (source.config.tie_word_embeddings) ignored.push_back("lm_head.weight");
+  RETURN_IF_ERROR(CheckTensors(*source.checkpoint, pieces, ignored));
+  RETURN_IF_ERROR(LoadPieces(*source.checkpoint, pieces, threads));
   return weights;
 }
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<LlamaModel>> LoadLlama(const LoadOptions& options) {
+absl::StatusOr<LlamaSource> OpenLlama(const LoadOptions& options) {
   RETURN_IF_ERROR(CheckOptions(options));
-  ASSIGN_OR_RETURN(ModelConfig config, LoadModelConfig(options.model_folder));
-  ASSIGN_OR_RETURN(const ShardLayout layout, MakeShardLayout(config, options.shard));
-  ASSIGN_OR_RETURN(const int32_t context, ContextTokens(options, config));
-  std::optional<Checkpoint> checkpoint;
+  LlamaSource source;
+  ASSIGN_OR_RETURN(source.config, LoadModelConfig(options.model_folder));
+  ASSIGN_OR_RETURN(source.layout, MakeShardLayout(source.config, options.shard));
+  ASSIGN_OR_RETURN(source.max_context_tokens, ContextTokens(options, source.config));
   if (options.load_format != "dummy") {
-    ASSIGN_OR_RETURN(checkpoint, Checkpoint::Open(options.model_folder));
+    ASSIGN_OR_RETURN(source.checkpoint, Checkpoint::Open(options.model_folder));
   }
-  ASSIGN_OR_RETURN(const DType dtype, ChooseDtype(options, config, checkpoint));
-  ASSIGN_OR_RETURN(LlamaWeights weights, Load(options, config, layout, dtype, checkpoint));
-  std::string fingerprint = ModelFingerprint(config, dtype, checkpoint);
-  RETURN_IF_ERROR(CheckHostMemory(RopeTable::Bytes(config, context, options.max_batch_tokens),
-                                  absl::StrCat("rope tables for ", context, " positions"),
-                                  "lower --max_context_tokens"));
-  RopeTable rope(config, context, options.max_batch_tokens);
-  auto model = std::unique_ptr<LlamaModel>(
-      new LlamaModel(std::move(config), layout, std::move(weights), std::move(rope)));
+  ASSIGN_OR_RETURN(source.dtype, ChooseDtype(options, source.config, source.checkpoint));
+  return source;
+}
+
+absl::StatusOr<std::unique_ptr<LlamaModel>> LoadLlama(LlamaSource source,
+                                                      const LoadOptions& options) {
+  ASSIGN_OR_RETURN(LlamaWeights weights, LoadWeights(options, source));
+  const int32_t context = source.max_context_tokens;
+  RETURN_IF_ERROR(CheckMemory(
+      options.stream, RopeTable::Bytes(source.config, context, options.max_batch_tokens),
+      absl::StrCat("rope tables for ", context, " positions"), "lower --max_context_tokens"));
+  ASSIGN_OR_RETURN(RopeTable rope, RopeTable::Make(source.config, context, options.max_batch_tokens,
+                                                   options.stream));
+  const ActivationOptions activations = {options.max_batch_tokens, options.max_logit_rows,
+                                         source.dtype, options.stream};
+  std::string fingerprint = ModelFingerprint(source.config, source.dtype, source.checkpoint);
+  auto model = std::unique_ptr<LlamaModel>(new LlamaModel(std::move(source.config), source.layout,
+                                                          options.stream, std::move(weights),
+                                                          std::move(rope)));
   model->fingerprint_ = std::move(fingerprint);
   model->max_context_tokens_ = context;
   model->max_batch_tokens_ = options.max_batch_tokens;
   model->max_logit_rows_ = options.max_logit_rows;
-  RETURN_IF_ERROR(model->AllocateActivations());
+  ASSIGN_OR_RETURN(model->activations_,
+                   ActivationMemory::Allocate(model->config_, model->layout_, activations));
   return model;
+}
+
+absl::StatusOr<std::unique_ptr<LlamaModel>> LoadLlama(const LoadOptions& options) {
+  ASSIGN_OR_RETURN(LlamaSource source, OpenLlama(options));
+  return LoadLlama(std::move(source), options);
 }
 
 }  // namespace caravan

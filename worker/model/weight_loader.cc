@@ -13,6 +13,7 @@
 #include "common/status.h"
 #include "worker/model/dummy_weights.h"
 #include "worker/model/number_format.h"
+#include "worker/model/weight_writer.h"
 
 namespace caravan {
 namespace {
@@ -20,6 +21,7 @@ namespace {
 constexpr int64_t kChunkBytes = 4 << 20;
 constexpr size_t kPrefetchChunks = 8;  // how far reading runs ahead of copying
 constexpr size_t kMaxErrors = 20;
+constexpr int32_t kMostGpuThreads = 16;  // they fill a PCIe link
 
 // Rows [begin, begin + count) of a piece's rows.
 struct Chunk {
@@ -40,31 +42,55 @@ std::vector<Chunk> CutIntoChunks(const std::vector<WeightPiece>& pieces) {
   return chunks;
 }
 
-// Runs fill(chunks, i) for each chunk i on several threads.
-void ForEachChunk(const std::vector<WeightPiece>& pieces, const LoadThreads& threads,
-                  const std::function<void(const std::vector<Chunk>&, size_t)>& fill) {
+int64_t TargetBytes(const Chunk& chunk) {
+  return chunk.rows.count * chunk.piece->cols.count * SizeOf(chunk.piece->dtype);
+}
+
+int32_t CountThreads(const LoadThreads& threads, size_t chunks) {
+  int32_t count = threads.count;
+  if (count <= 0) {
+    count = static_cast<int32_t>(std::thread::hardware_concurrency());
+    if (threads.stream.device() == Device::kCuda) count = std::min(count, kMostGpuThreads);
+  }
+  return std::clamp<int32_t>(count, 1, static_cast<int32_t>(std::max<size_t>(chunks, 1)));
+}
+
+// Runs fill(chunks, i, to) for each chunk i on several threads; `to` is where the chunk's dense
+// rows are wanted.
+absl::Status ForEachChunk(
+    const std::vector<WeightPiece>& pieces, const LoadThreads& threads,
+    const std::function<void(const std::vector<Chunk>&, size_t, std::byte*)>& fill) {
   const std::vector<Chunk> chunks = CutIntoChunks(pieces);
+  int64_t largest = 0;
+  for (const Chunk& chunk : chunks) largest = std::max(largest, TargetBytes(chunk));
+  ASSIGN_OR_RETURN(const auto writers,
+                   MakeWeightWriters(threads.stream, CountThreads(threads, chunks.size()), largest));
   int64_t total = 0;
   for (const WeightPiece& piece : pieces) total += piece.target_bytes();
   std::atomic<size_t> next = 0;
   std::mutex mutex;
   int64_t done = 0;
-  const auto work = [&] {
+  const auto work = [&](WeightWriter& writer) {
     for (size_t i = next++; i < chunks.size(); i = next++) {
-      fill(chunks, i);
       const WeightPiece& piece = *chunks[i].piece;
+      const int64_t bytes = TargetBytes(chunks[i]);
+      const int64_t row_bytes = piece.cols.count * SizeOf(piece.dtype);
+      auto* target = static_cast<std::byte*>(piece.target) + chunks[i].rows.begin * row_bytes;
+      fill(chunks, i, writer.Begin(target, bytes));
+      writer.End();
       const std::lock_guard lock(mutex);
-      done += chunks[i].rows.count * piece.cols.count * SizeOf(piece.dtype);
+      done += bytes;
       if (threads.progress) threads.progress(done, total);
     }
+    writer.Finish();
   };
-  int32_t count = threads.count;
-  if (count <= 0) count = static_cast<int32_t>(std::thread::hardware_concurrency());
-  count = std::clamp<int32_t>(count, 1, static_cast<int32_t>(std::max<size_t>(chunks.size(), 1)));
   std::vector<std::thread> helpers;
-  for (int32_t i = 1; i < count; ++i) helpers.emplace_back(work);
-  work();
+  for (size_t i = 1; i < writers.size(); ++i) {
+    helpers.emplace_back([&work, &writer = *writers[i]] { work(writer); });
+  }
+  work(*writers[0]);
   for (std::thread& helper : helpers) helper.join();
+  return absl::OkStatus();
 }
 
 const std::byte* Source(const TensorInfo& tensor, const Chunk& chunk, int64_t row) {
@@ -83,19 +109,16 @@ void Prefetch(const TensorInfo& tensor, const Chunk& chunk) {
   madvise(const_cast<std::byte*>(begin), static_cast<size_t>(end - begin), MADV_WILLNEED);
 }
 
-void CopyChunk(const TensorInfo& tensor, const Chunk& chunk) {
+void CopyChunk(const TensorInfo& tensor, const Chunk& chunk, std::byte* to) {
   const WeightPiece& piece = *chunk.piece;
-  auto* target = static_cast<std::byte*>(piece.target);
-  const int64_t target_row_bytes = piece.cols.count * SizeOf(piece.dtype);
   if (piece.cols.count == piece.whole_cols()) {
-    ConvertElements(Source(tensor, chunk, 0), *tensor.dtype(),
-                    target + chunk.rows.begin * target_row_bytes, piece.dtype,
+    ConvertElements(Source(tensor, chunk, 0), *tensor.dtype(), to, piece.dtype,
                     chunk.rows.count * piece.cols.count);
     return;
   }
+  const int64_t row_bytes = piece.cols.count * SizeOf(piece.dtype);
   for (int64_t row = 0; row < chunk.rows.count; ++row) {
-    ConvertElements(Source(tensor, chunk, row), *tensor.dtype(),
-                    target + (chunk.rows.begin + row) * target_row_bytes, piece.dtype,
+    ConvertElements(Source(tensor, chunk, row), *tensor.dtype(), to + row * row_bytes, piece.dtype,
                     piece.cols.count);
   }
 }
@@ -140,35 +163,35 @@ absl::Status CheckTensors(const Checkpoint& checkpoint, const std::vector<Weight
   return absl::InvalidArgumentError(absl::StrJoin(errors, "\n"));
 }
 
-void LoadPieces(const Checkpoint& checkpoint, const std::vector<WeightPiece>& pieces,
-                const LoadThreads& threads) {
+absl::Status LoadPieces(const Checkpoint& checkpoint, const std::vector<WeightPiece>& pieces,
+                        const LoadThreads& threads) {
   const auto tensor_of = [&](const Chunk& chunk) -> const TensorInfo& {
     return *checkpoint.tensors().at(chunk.piece->name).tensor;
   };
-  ForEachChunk(pieces, threads, [&](const std::vector<Chunk>& chunks, size_t i) {
+  const auto copy = [&](const std::vector<Chunk>& chunks, size_t i, std::byte* to) {
     const size_t ahead = i + kPrefetchChunks;
     if (ahead < chunks.size()) Prefetch(tensor_of(chunks[ahead]), chunks[ahead]);
-    CopyChunk(tensor_of(chunks[i]), chunks[i]);
-  });
+    CopyChunk(tensor_of(chunks[i]), chunks[i], to);
+  };
+  return ForEachChunk(pieces, threads, copy);
 }
 
-void FillDummyPieces(const std::vector<WeightPiece>& pieces, const LoadThreads& threads) {
-  ForEachChunk(pieces, threads, [](const std::vector<Chunk>& chunks, size_t i) {
+absl::Status FillDummyPieces(const std::vector<WeightPiece>& pieces, const LoadThreads& threads) {
+  const auto fill = [](const std::vector<Chunk>& chunks, size_t i, std::byte* to) {
     const WeightPiece& piece = *chunks[i].piece;
     const uint64_t key = DummyKey(piece.name);
-    auto* target = static_cast<std::byte*>(piece.target) +
-                   chunks[i].rows.begin * piece.cols.count * SizeOf(piece.dtype);
     for (int64_t row = 0; row < chunks[i].rows.count; ++row) {
       const int64_t whole_row = piece.rows.begin + chunks[i].rows.begin + row;
       const int64_t first = whole_row * piece.whole_cols() + piece.cols.begin;
       if (piece.is_norm) {
-        FillOnes(piece.dtype, piece.cols.count, target);
+        FillOnes(piece.dtype, piece.cols.count, to);
       } else {
-        FillDummy(key, first, piece.dtype, piece.cols.count, target);
+        FillDummy(key, first, piece.dtype, piece.cols.count, to);
       }
-      target += piece.cols.count * SizeOf(piece.dtype);
+      to += piece.cols.count * SizeOf(piece.dtype);
     }
-  });
+  };
+  return ForEachChunk(pieces, threads, fill);
 }
 
 }  // namespace caravan

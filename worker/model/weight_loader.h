@@ -6,16 +6,18 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "kernels/device_stream.h"
 #include "worker/model/checkpoint.h"
 #include "worker/model/llama_weights.h"
 
 namespace caravan {
 
 struct LoadThreads {
-  int32_t count = 0;  // 0: one a processor
+  int32_t count = 0;  // 0: one a processor, at most 16 that feed a GPU
   // Called with the bytes of weights that are in place and their sum, from a loading thread, one
   // call at a time.
   std::function<void(int64_t done_bytes, int64_t total_bytes)> progress;
+  DeviceStream stream = DeviceStream::Cpu();  // whose device the pieces' targets lie on
 };
 
 // Checks that the checkpoint has exactly the tensors of `pieces`, in their shapes and in float32,
@@ -24,13 +26,14 @@ struct LoadThreads {
 absl::Status CheckTensors(const Checkpoint& checkpoint, const std::vector<WeightPiece>& pieces,
                           const std::vector<std::string>& ignored);
 
-// Copies and converts what `pieces` name; CheckTensors has passed.
-void LoadPieces(const Checkpoint& checkpoint, const std::vector<WeightPiece>& pieces,
-                const LoadThreads& threads);
+// Copies and converts what `pieces` name; CheckTensors has passed. RESOURCE_EXHAUSTED where there is
+// no memory to stage a GPU's weights in.
+absl::Status LoadPieces(const Checkpoint& checkpoint, const std::vector<WeightPiece>& pieces,
+                        const LoadThreads& threads);
 
 // Fills norms with 1 and all else with a normal distribution of deviation 0.02, which depends only
 // on a tensor's name and an element's place in the whole tensor, so that every sharding makes the
 // same model.
-void FillDummyPieces(const std::vector<WeightPiece>& pieces, const LoadThreads& threads);
+absl::Status FillDummyPieces(const std::vector<WeightPiece>& pieces, const LoadThreads& threads);
 
 }  // namespace caravan
