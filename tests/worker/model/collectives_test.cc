@@ -4,6 +4,8 @@
 
 #include <vector>
 
+#include "kernels/rms_norm.h"
+
 namespace caravan {
 namespace {
 
@@ -23,6 +25,31 @@ TEST(SingleRankCollectives, LeavesEverythingAsItIs) {
   EXPECT_EQ(gathered, before);
   EXPECT_TRUE(ranks.GatherColumns(view, view, DeviceStream::Cpu()).ok());
   EXPECT_EQ(values, before);
+}
+
+TEST(SingleRankCollectives, SumsAndNormalizesLikeAddRmsNorm) {
+  SingleRankCollectives ranks;
+  std::vector<float> partial = {1, -2, 3, 0.5F};
+  std::vector<float> residual = {1, 1, -1, 2.5F};
+  const std::vector<float> weight = {1, 2, 3, 4};
+  std::vector<float> sum = residual;
+  std::vector<float> expected(4);
+  const auto matrix = [](std::vector<float>& x) {
+    return DenseMatrix(x.data(), DType::kFloat32, 1, 4);
+  };
+  const ConstVectorView scale = {weight.data(), DType::kFloat32, 4};
+  AddRmsNorm(matrix(partial), scale, 1e-5F, matrix(sum), matrix(expected), DeviceStream::Cpu());
+  // In place of the addend.
+  EXPECT_TRUE(
+      ranks
+          .AllReduceAddRmsNorm({matrix(partial), scale, 1e-5F, matrix(residual), matrix(partial)},
+                               DeviceStream::Cpu())
+          .ok());
+  EXPECT_EQ(residual, (std::vector<float>{2, -1, 2, 3}));
+  EXPECT_EQ(residual, sum);
+  EXPECT_EQ(partial, expected);
+  EXPECT_TRUE(ranks.gathers_on_all_ranks());
+  EXPECT_TRUE(ranks.status().ok());
 }
 
 }  // namespace
