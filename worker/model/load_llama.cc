@@ -121,8 +121,8 @@ absl::StatusOr<std::unique_ptr<LlamaModel>> LoadLlama(LlamaSource source,
   RETURN_IF_ERROR(CheckMemory(
       options.stream, RopeTable::Bytes(source.config, context, options.max_batch_tokens),
       absl::StrCat("rope tables for ", context, " positions"), "lower --max_context_tokens"));
-  ASSIGN_OR_RETURN(RopeTable rope, RopeTable::Make(source.config, context, options.max_batch_tokens,
-                                                   options.stream));
+  RopeTable rope(source.config, context, options.max_batch_tokens);
+  if (options.stream.device() != Device::kCpu) RETURN_IF_ERROR(rope.CopyTo(options.stream));
   const ActivationOptions activations = {options.max_batch_tokens, options.max_logit_rows,
                                          source.dtype, options.stream};
   std::string fingerprint = ModelFingerprint(source.config, source.dtype, source.checkpoint);

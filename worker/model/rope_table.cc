@@ -141,15 +141,22 @@ int64_t RopeTable::Bytes(const ModelConfig& config, int32_t max_context_tokens,
   return (max_context_tokens + scratch) * config.head_size * int64_t{sizeof(float)};
 }
 
+absl::Status RopeTable::CopyTo(DeviceStream stream) {
+  const auto bytes = static_cast<int64_t>(rows_.size() * sizeof(float));
+  ASSIGN_OR_RETURN(copy_, ModelMemory::Allocate(stream, bytes, "rope tables"));
+  CopyFromHost(copy_.data(), rows_.data(), bytes, stream);
+  return absl::OkStatus();
+}
+
 ConstMatrixView RopeTable::view() const {
-  return DenseMatrix(static_cast<const void*>(rows_.data()), DType::kFloat32,
+  const void* rows = copy_.data() != nullptr ? copy_.data() : rows_.data();
+  return DenseMatrix(rows, DType::kFloat32,
                      static_cast<int64_t>(rows_.size()) / head_size_, head_size_);
 }
 
 int32_t RopeTable::RowFor(int64_t position, int64_t prompt_tokens) {
   CARAVAN_CHECK(position < static_rows_, "position ", position, " of ", static_rows_);
-  const bool by_prompt = rope_.type == RopeType::kDynamic && position < prompt_tokens &&
-                         prompt_tokens > max_positions_;
+  const bool by_prompt = position < prompt_tokens && NeedsScratch(prompt_tokens);
   if (!by_prompt) return static_cast<int32_t>(position);
   if (scratch_prompt_tokens_ != prompt_tokens) {
     scratch_frequencies_ = RopeInverseFrequencies(rope_, head_size_, max_positions_, prompt_tokens);
@@ -159,6 +166,16 @@ int32_t RopeTable::RowFor(int64_t position, int64_t prompt_tokens) {
   CARAVAN_CHECK((row + 1) * head_size_ <= static_cast<int64_t>(rows_.size()));
   FillRow(row, position, scratch_frequencies_);
   return static_cast<int32_t>(row);
+}
+
+std::span<const float> RopeTable::scratch() const {
+  return std::span(rows_).subspan(static_cast<size_t>(static_rows_ * head_size_),
+                                  static_cast<size_t>(used_scratch_ * head_size_));
+}
+
+void* RopeTable::scratch_target() const {
+  const ConstMatrixView rows = view();
+  return const_cast<void*>(rows.row(static_rows_));
 }
 
 int32_t RopeTable::max_shareable_prompt_tokens() const {

@@ -2,10 +2,14 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
+#include "absl/status/status.h"
+#include "kernels/device_stream.h"
 #include "kernels/view.h"
 #include "worker/model/model_config.h"
+#include "worker/model/model_memory.h"
 
 namespace caravan {
 
@@ -32,6 +36,10 @@ class RopeTable {
 
   static int64_t Bytes(const ModelConfig& config, int32_t max_context_tokens, int32_t scratch_rows);
 
+  // From now on view() is a copy in memory of `stream`'s device; whoever makes scratch rows copies
+  // them there. RESOURCE_EXHAUSTED where there is no room.
+  absl::Status CopyTo(DeviceStream stream);
+
   ConstMatrixView view() const;
 
   // Forgets the scratch rows of the step before.
@@ -40,6 +48,14 @@ class RopeTable {
   // Row for the token at `position` of a sequence whose prompt has `prompt_tokens` tokens.
   // Makes at most one scratch row a call.
   int32_t RowFor(int64_t position, int64_t prompt_tokens);
+
+  // The scratch rows of this step, and where they belong in view().
+  std::span<const float> scratch() const;
+  void* scratch_target() const;
+  // Whether a token of such a prompt may need a scratch row.
+  bool NeedsScratch(int64_t prompt_tokens) const {
+    return rope_.type == RopeType::kDynamic && prompt_tokens > max_positions_;
+  }
 
   // Longest prompt whose keys do not depend on its length.
   int32_t max_shareable_prompt_tokens() const;
@@ -55,6 +71,7 @@ class RopeTable {
   int64_t scratch_prompt_tokens_ = 0;  // what scratch_frequencies_ were made for
   std::vector<float> scratch_frequencies_;
   std::vector<float> rows_;
+  ModelMemory copy_;
 };
 
 }  // namespace caravan

@@ -48,11 +48,11 @@ class WeightLoaderTest : public testing::Test {
                                  }};
     done_bytes_ = 0;
     if (dummy) {
-      FillDummyPieces(pieces, threads);
+      EXPECT_TRUE(FillDummyPieces(pieces, threads).ok());
     } else {
       const Checkpoint checkpoint = *Checkpoint::Open(folder_.path());
       EXPECT_TRUE(CheckTensors(checkpoint, pieces, {}).ok());
-      LoadPieces(checkpoint, pieces, threads);
+      EXPECT_TRUE(LoadPieces(checkpoint, pieces, threads).ok());
     }
     EXPECT_EQ(done_bytes_, total_bytes_);
     return weights;
