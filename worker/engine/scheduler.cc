@@ -348,7 +348,7 @@ void Scheduler::Complete(PlannedStep& step) {
 }
 
 void Scheduler::Publish(Sequence& sequence) {
-  if (!options_.enable_prefix_cache) return;
+  if (!options_.enable_prefix_cache || sequence.awaits_shared()) return;
   sequence.table.Publish(pool_, sequence.root, sequence.tokens, sequence.computed);
 }
 

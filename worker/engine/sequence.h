@@ -71,10 +71,15 @@ struct Sequence {
   int32_t emitted() const { return known() - prompt_length() + request->num_resumed; }
   int32_t generated() const { return emitted() + in_flight; }
 
+  // Its first `computed` positions are yet to be computed by another sequence.
+  bool awaits_shared() const {
+    return shared_from != nullptr && shared_from->computed < shared_positions;
+  }
+
   // Positions that can be computed now; none once the last token has been drawn, nor while others
   // are to be chosen by a search or computed by another sequence.
   int32_t lacking(int32_t max_length) const {
-    if (shared_from != nullptr && shared_from->computed < shared_positions) return 0;
+    if (awaits_shared()) return 0;
     if (group != nullptr) return in_flight > 0 ? 0 : known() - computed;
     const bool complete = generated() >= request->sampling.max_tokens || length() >= max_length;
     return complete ? 0 : length() - computed;
