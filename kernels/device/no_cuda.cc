@@ -3,6 +3,7 @@
 #include "kernels/device/cuda_graph.h"
 #include "kernels/device/cuda_stream.h"
 #include "kernels/device/device_memory.h"
+#include "kernels/device/gpu_processes.h"
 
 namespace caravan {
 namespace {
@@ -41,6 +42,8 @@ void CopyToDevice(void*, const void*, int64_t, const CudaStream&) { NoDevice(); 
 void CopyToHost(void*, const void*, int64_t, const CudaStream&) { NoDevice(); }
 void CopyOnDevice(void*, const void*, int64_t, const CudaStream&) { NoDevice(); }
 void FillBytes(void*, int, int64_t, const CudaStream&) { NoDevice(); }
+
+std::vector<GpuProcess> FindGpuProcesses(const std::string&) { return {}; }
 
 CudaEvent CudaEvent::Create() { NoDevice(); }
 CudaEvent::~CudaEvent() = default;

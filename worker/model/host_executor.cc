@@ -8,20 +8,6 @@
 #include "kernels/sampling.h"
 
 namespace caravan {
-namespace {
-
-EmittedToken Emitted(const SamplingOutput& output) {
-  EmittedToken token;
-  token.token_id = output.token_id;
-  token.logprob = output.logprob;
-  for (int32_t i = 0; i < output.num_top; ++i) {
-    token.top_logprobs.emplace_back(output.top[i].token_id, output.top[i].logprob);
-  }
-  return token;
-}
-
-}  // namespace
-
 struct HostExecutor::Batch {
   std::vector<int32_t> token_ids;
   std::vector<int32_t> rope_rows;
@@ -184,7 +170,7 @@ absl::StatusOr<StepResult> HostExecutor::Draw(const StepPlan& plan, MatrixView l
   for (size_t i = 0; i < drawing.size(); ++i) {
     outputs[i].token_id = ids[i];
     slot(drawing[i]->slot).SetToken(drawing[i]->start_position + drawing[i]->num_tokens, ids[i]);
-    result.slots.push_back({drawing[i]->slot, {Emitted(outputs[i])}});
+    result.slots.push_back({drawing[i]->slot, {EmittedTokenOf(outputs[i])}});
   }
   return result;
 }

@@ -47,8 +47,8 @@ absl::StatusOr<KvMemory> KvMemory::Allocate(const ModelConfig& config, const Sha
                                                    " bytes are beyond 64 bits: lower "
                                                    "--num_kv_blocks or --kv_cache_bytes"));
   }
-  RETURN_IF_ERROR(CheckMemory(options.stream, blocks * block_bytes, "the KV blocks",
-                              "lower --kv_cache_bytes"));
+  RETURN_IF_ERROR(
+      CheckMemory(options.stream, blocks * block_bytes, "the KV blocks", "lower --kv_cache_bytes"));
   KvMemory memory;
   memory.num_blocks_ = static_cast<int32_t>(blocks);
   memory.block_tokens_ = options.block_tokens;

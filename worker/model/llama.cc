@@ -82,9 +82,9 @@ absl::StatusOr<MatrixView> LlamaModel::Logits(const ForwardBatch& batch, const A
     residual = a.last_residual;
     partial = a.last_partial;
   }
-  RETURN_IF_ERROR(ranks.AllReduceAddRmsNorm({partial, weights_.final_norm.vector(),
-                                             config_.rms_norm_eps, residual, a.last_normed},
-                                            stream));
+  RETURN_IF_ERROR(ranks.AllReduceAddRmsNorm(
+      {partial, weights_.final_norm.vector(), config_.rms_norm_eps, residual, a.last_normed},
+      stream));
   Matmul(a.last_normed, weights_.LmHead(), {}, a.logit_shard, stream);
   if (ranks.world_size() == 1) return a.logit_shard;
   const bool gets = ranks.rank() == 0 || ranks.gathers_on_all_ranks();

@@ -40,10 +40,10 @@ struct LoadOptions {
   std::string dtype = "auto";        // "auto": the checkpoint's; "float32", "float16", "bfloat16"
   Shard shard;
   DeviceStream stream = DeviceStream::Cpu();  // where the model runs
-  int32_t max_context_tokens = 0;  // 0: what the model is made for
+  int32_t max_context_tokens = 0;             // 0: what the model is made for
   int32_t max_batch_tokens = 2048;
   int32_t max_logit_rows = 256;
-  int32_t load_threads = 0;  // 0: see LoadThreads
+  int32_t load_threads = 0;                                               // 0: see LoadThreads
   std::function<void(int64_t done_bytes, int64_t total_bytes)> progress;  // while weights load
 };
 
@@ -55,7 +55,7 @@ class LlamaModel {
   const ModelConfig& config() const { return config_; }
   const ShardLayout& layout() const { return layout_; }
   DeviceStream stream() const { return stream_; }  // on whose device it lies
-  DType dtype() const { return weights_.dtype; }  // of weights, activations and KV
+  DType dtype() const { return weights_.dtype; }   // of weights, activations and KV
   int32_t max_context_tokens() const { return max_context_tokens_; }
   int32_t max_batch_tokens() const { return max_batch_tokens_; }
   int32_t max_logit_rows() const { return max_logit_rows_; }

@@ -4,6 +4,9 @@
 #include <chrono>
 
 #include "common/status.h"
+#include "kernels/device/device_memory.h"
+#include "worker/model/device_executor.h"
+#include "worker/model/gpu_memory_plan.h"
 #include "worker/model/host_executor.h"
 
 namespace caravan {
@@ -24,10 +27,10 @@ absl::Status CheckOptions(const LlamaRunnerOptions& options, const LlamaModel& m
   return absl::OkStatus();
 }
 
-RunnerLimits LimitsOf(const LlamaRunnerOptions& options, LlamaModel& model, const KvMemory& kv) {
+// All but the number of blocks, which depends on the memory that is left.
+RunnerLimits LimitsOf(const LlamaRunnerOptions& options, LlamaModel& model) {
   RunnerLimits limits;
-  limits.block_tokens = kv.block_tokens();
-  limits.num_blocks = kv.num_blocks();
+  limits.block_tokens = options.block_tokens;
   limits.max_slots = options.max_slots;
   limits.max_batch_tokens = model.max_batch_tokens();
   limits.max_context_tokens = model.max_context_tokens();
@@ -35,6 +38,36 @@ RunnerLimits LimitsOf(const LlamaRunnerOptions& options, LlamaModel& model, cons
   limits.max_steps_in_flight = options.max_steps_in_flight;
   limits.max_shareable_prompt_tokens = model.rope().max_shareable_prompt_tokens();
   return limits;
+}
+
+absl::StatusOr<KvMemory> AllocateKv(const LlamaRunnerOptions& options, const LlamaModel& model) {
+  KvMemoryOptions kv = {options.block_tokens, options.num_blocks, options.kv_cache_bytes,
+                        model.dtype(), model.stream()};
+  if (kv.num_blocks == 0 && kv.kv_cache_bytes == 0 && kv.stream.device() == Device::kCuda) {
+    kv.stream.cuda().MakeCurrent();
+    const int64_t left =
+        KvBudget(QueryDeviceMemory(), options.gpu_memory_fraction, model.layout().shard.world_size);
+    const int64_t block = KvBlockBytes(model.config(), model.layout(), kv.block_tokens, kv.dtype);
+    kv.kv_cache_bytes = std::max(std::min(left, options.max_blocks * block), int64_t{0});
+  }
+  return KvMemory::Allocate(model.config(), model.layout(), kv);
+}
+
+absl::StatusOr<std::unique_ptr<StepExecutor>> MakeExecutor(const LlamaRunnerOptions& options,
+                                                           LlamaModel* model) {
+  RunnerLimits limits = LimitsOf(options, *model);
+  const DeviceStream stream = model->stream();
+  const bool cuda = stream.device() == Device::kCuda;
+  if (!cuda && !options.slots_on_device) {
+    ASSIGN_OR_RETURN(KvMemory kv, AllocateKv(options, *model));
+    limits.num_blocks = kv.num_blocks();
+    return std::make_unique<HostExecutor>(model, std::move(kv), limits);
+  }
+  ASSIGN_OR_RETURN(StepBuffers buffers, StepBuffers::Allocate(limits, stream));
+  ASSIGN_OR_RETURN(KvMemory kv, AllocateKv(options, *model));
+  limits.num_blocks = kv.num_blocks();
+  return std::make_unique<DeviceExecutor>(model, std::move(kv), std::move(buffers), limits,
+                                          cuda && options.cuda_graphs);
 }
 
 }  // namespace
@@ -45,11 +78,7 @@ absl::StatusOr<std::unique_ptr<LlamaRunner>> LlamaRunner::Create(
   CARAVAN_CHECK(ranks->rank() == model->layout().shard.rank &&
                 ranks->world_size() == model->layout().shard.world_size);
   RETURN_IF_ERROR(CheckOptions(options, *model));
-  const KvMemoryOptions kv_options = {options.block_tokens, options.num_blocks,
-                                      options.kv_cache_bytes, model->dtype()};
-  ASSIGN_OR_RETURN(KvMemory kv, KvMemory::Allocate(model->config(), model->layout(), kv_options));
-  const RunnerLimits limits = LimitsOf(options, *model, kv);
-  auto executor = std::make_unique<HostExecutor>(model.get(), std::move(kv), limits);
+  ASSIGN_OR_RETURN(std::unique_ptr<StepExecutor> executor, MakeExecutor(options, model.get()));
   return std::unique_ptr<LlamaRunner>(
       new LlamaRunner(std::move(model), std::move(executor), std::move(ranks)));
 }

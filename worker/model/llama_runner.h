@@ -6,6 +6,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
+#include <limits>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -24,8 +25,15 @@ struct LlamaRunnerOptions {
   int32_t block_tokens = 16;
   int32_t num_blocks = 0;                     // 0: as many as kv_cache_bytes hold
   int64_t kv_cache_bytes = int64_t{1} << 30;  // of this rank
-  int32_t max_slots = 256;                    // at most the model's max_logit_rows
+  // On CUDA, where both are 0: as many blocks as all of this GPU's memory in use, the blocks
+  // included, may take of it; at most max_blocks.
+  double gpu_memory_fraction = 0.9;
+  int32_t max_blocks = std::numeric_limits<int32_t>::max();
+  int32_t max_slots = 256;  // at most the model's max_logit_rows
   int32_t max_steps_in_flight = 2;
+  bool cuda_graphs = true;  // replay decoding steps from CUDA graphs
+  // Keep the slots on the device, as CUDA does, on the CPU too (for tests: a single rank).
+  bool slots_on_device = false;
 };
 
 // How far a rank is; what stands still while work is queued is wedged.

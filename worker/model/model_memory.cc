@@ -19,10 +19,9 @@ absl::StatusOr<ModelMemory> ModelMemory::Allocate(DeviceStream stream, int64_t b
   stream.cuda().MakeCurrent();
   memory.device_ = DeviceMemory::Allocate(bytes);
   if (memory.data() != nullptr) return memory;
-  return absl::ResourceExhaustedError(
-      absl::StrCat("GPU ", stream.cuda().device().index, " has not ", BytesText(bytes),
-                   " in one piece for ", std::string(what), "; ",
-                   BytesText(QueryDeviceMemory().free_bytes), " are free"));
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "GPU ", stream.cuda().device().index, " has not ", BytesText(bytes), " in one piece for ",
+      std::string(what), "; ", BytesText(QueryDeviceMemory().free_bytes), " are free"));
 }
 
 absl::Status CheckMemory(DeviceStream stream, int64_t bytes, std::string_view what,

@@ -150,8 +150,8 @@ absl::Status RopeTable::CopyTo(DeviceStream stream) {
 
 ConstMatrixView RopeTable::view() const {
   const void* rows = copy_.data() != nullptr ? copy_.data() : rows_.data();
-  return DenseMatrix(rows, DType::kFloat32,
-                     static_cast<int64_t>(rows_.size()) / head_size_, head_size_);
+  return DenseMatrix(rows, DType::kFloat32, static_cast<int64_t>(rows_.size()) / head_size_,
+                     head_size_);
 }
 
 int32_t RopeTable::RowFor(int64_t position, int64_t prompt_tokens) {

@@ -59,7 +59,8 @@ absl::Status MakeSlotSampling(const SlotSetup& setup, int32_t vocab_size, SlotSa
   sampling->min_p = from.min_p;
   sampling->num_logprobs = std::min(from.num_logprobs, kMaxTopLogprobs);
   sampling->processed_logprobs = from.processed_logprobs ? 1 : 0;
-  sampling->prompt_tokens = std::min(setup.prompt_tokens, static_cast<int32_t>(setup.tokens.size()));
+  sampling->prompt_tokens =
+      std::min(setup.prompt_tokens, static_cast<int32_t>(setup.tokens.size()));
   sampling->penalize_prompt = from.penalize_prompt ? 1 : 0;
   sampling->min_tokens = from.min_tokens;
   sampling->top_p_decay = from.top_p_decay;
@@ -162,8 +163,8 @@ absl::Status SlotMirror::BeginWork(const SlotWork& work, const SlotChange& chang
 
 absl::Status SlotMirror::ChangeBlocks(const SlotWork& work, const SlotChange& change) {
   Slot& slot = at(work.slot);
-  const int64_t most = (int64_t{limits_.max_context_tokens} + limits_.block_tokens - 1) /
-                       limits_.block_tokens;
+  const int64_t most =
+      (int64_t{limits_.max_context_tokens} + limits_.block_tokens - 1) / limits_.block_tokens;
   const auto exists = [this](int32_t b) { return b >= 0 && b < limits_.num_blocks; };
   for (const NewBlocks& more : work.new_blocks) {
     if (!std::all_of(more.blocks.begin(), more.blocks.end(), exists) || more.kv_group != 0) {

@@ -14,8 +14,8 @@ SlotUploader::SlotUploader(StepBuffers* buffers, int32_t max_slots, DeviceStream
 
 void SlotUploader::Begin(StepBuffers::Staging* staging) {
   staging_ = staging;
-  int32_t* words = reinterpret_cast<int32_t*>(staging->upload.as<std::byte>() +
-                                              buffers_->words_offset());
+  int32_t* words =
+      reinterpret_cast<int32_t*>(staging->upload.as<std::byte>() + buffers_->words_offset());
   updates_ = SlotUpdateBuffer({words, static_cast<size_t>(StepMemory::kUpdateWords)});
   for (const size_t i : touched_) changed_[i] = {};
   touched_.clear();

@@ -41,8 +41,8 @@ class SlotUploader {
   const DeviceStream stream_;
   StepBuffers::Staging* staging_ = nullptr;
   SlotUpdateBuffer updates_;
-  std::vector<Range> changed_;     // [slots, kArrays] hulls of what this upload changes
-  std::vector<size_t> touched_;    // of them, those that are not empty
+  std::vector<Range> changed_;   // [slots, kArrays] hulls of what this upload changes
+  std::vector<size_t> touched_;  // of them, those that are not empty
 };
 
 }  // namespace caravan

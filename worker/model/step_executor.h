@@ -5,6 +5,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "kernels/sampling.h"
 #include "worker/engine/model_runner.h"
 #include "worker/engine/step_plan.h"
 #include "worker/model/collectives.h"
@@ -32,5 +33,8 @@ class StepExecutor {
   // at least the ids.
   virtual absl::StatusOr<StepResult> Finish() = 0;
 };
+
+// A drawn token as the engine takes it.
+EmittedToken EmittedTokenOf(const SamplingOutput& output);
 
 }  // namespace caravan

@@ -62,9 +62,7 @@ StepMemory LayOut(const RunnerLimits& limits, Pieces* pieces) {
 
 StepInputs StepMemory::InputsOf(int64_t tokens, int64_t rows, int64_t samples) const {
   StepInputs some = inputs;
-  const auto cut = [](auto& span, int64_t count) {
-    span = span.first(static_cast<size_t>(count));
-  };
+  const auto cut = [](auto& span, int64_t count) { span = span.first(static_cast<size_t>(count)); };
   cut(some.token_ids, tokens);
   cut(some.rope_rows, tokens);
   cut(some.query_starts, rows + 1);
@@ -82,8 +80,7 @@ int64_t StepBuffers::Bytes(const RunnerLimits& limits) {
   return pieces.used();
 }
 
-absl::StatusOr<StepBuffers> StepBuffers::Allocate(const RunnerLimits& limits,
-                                                  DeviceStream stream) {
+absl::StatusOr<StepBuffers> StepBuffers::Allocate(const RunnerLimits& limits, DeviceStream stream) {
   const int64_t bytes = Bytes(limits);
   RETURN_IF_ERROR(CheckMemory(stream, bytes, "slot tables",
                               "lower --max_running_sequences or --max_context_tokens"));

@@ -21,8 +21,8 @@ struct StepMemory {
   std::span<int32_t> words;     // [kUpdateWords]
   std::span<BlockCopy> copies;  // [kMostCopies]
   SlotTables tables;
-  StepInputs inputs;                    // of max_batch_tokens tokens and max_slots rows
-  std::span<SamplingOutput> outputs;    // [max_slots]
+  StepInputs inputs;                  // of max_batch_tokens tokens and max_slots rows
+  std::span<SamplingOutput> outputs;  // [max_slots]
 
   // Both of the words and of the copies, more are sent in several parts.
   static constexpr int64_t kUpdateWords = int64_t{1} << 18;

@@ -18,8 +18,8 @@ absl::StatusOr<StagingMemory> StagingMemory::Allocate(DeviceStream stream, int64
   stream.cuda().MakeCurrent();
   memory.pinned_ = PinnedMemory::Allocate(bytes);
   if (memory.data() != nullptr) return memory;
-  return absl::ResourceExhaustedError(absl::StrCat("can't lock ", BytesText(bytes),
-                                                   " of host memory for ", std::string(what)));
+  return absl::ResourceExhaustedError(
+      absl::StrCat("can't lock ", BytesText(bytes), " of host memory for ", std::string(what)));
 }
 
 void EnqueueUpload(void* device, const void* staging, int64_t bytes, DeviceStream stream) {

@@ -11,7 +11,9 @@
 
 #include "absl/strings/str_join.h"
 #include "common/status.h"
+#include "kernels/dummy_fill.h"
 #include "worker/model/dummy_weights.h"
+#include "worker/model/model_memory.h"
 #include "worker/model/number_format.h"
 #include "worker/model/weight_writer.h"
 
@@ -63,8 +65,9 @@ absl::Status ForEachChunk(
   const std::vector<Chunk> chunks = CutIntoChunks(pieces);
   int64_t largest = 0;
   for (const Chunk& chunk : chunks) largest = std::max(largest, TargetBytes(chunk));
-  ASSIGN_OR_RETURN(const auto writers,
-                   MakeWeightWriters(threads.stream, CountThreads(threads, chunks.size()), largest));
+  ASSIGN_OR_RETURN(
+      const auto writers,
+      MakeWeightWriters(threads.stream, CountThreads(threads, chunks.size()), largest));
   int64_t total = 0;
   for (const WeightPiece& piece : pieces) total += piece.target_bytes();
   std::atomic<size_t> next = 0;
@@ -176,7 +179,39 @@ absl::Status LoadPieces(const Checkpoint& checkpoint, const std::vector<WeightPi
   return ForEachChunk(pieces, threads, copy);
 }
 
+namespace {
+
+// On the device itself: nothing has to cross to it.
+void FillDummyOnDevice(const std::vector<WeightPiece>& pieces, const LoadThreads& threads) {
+  int64_t total = 0;
+  int64_t done = 0;
+  for (const WeightPiece& piece : pieces) total += piece.target_bytes();
+  for (const WeightPiece& piece : pieces) {
+    if (piece.target_bytes() == 0) continue;
+    if (piece.is_norm) {
+      std::vector<std::byte> ones(static_cast<size_t>(piece.target_bytes()));
+      FillOnes(piece.dtype, piece.cols.count, ones.data());
+      CopyFromHost(piece.target, ones.data(), piece.target_bytes(), threads.stream);
+    } else {
+      const DummySource source = {.key = DummyKey(piece.name),
+                                  .first = piece.rows.begin * piece.whole_cols() + piece.cols.begin,
+                                  .stride = piece.whole_cols()};
+      const MatrixView target =
+          DenseMatrix(piece.target, piece.dtype, piece.rows.count, piece.cols.count);
+      FillDummy(source, target, threads.stream);
+    }
+    done += piece.target_bytes();
+    if (threads.progress) threads.progress(done, total);
+  }
+}
+
+}  // namespace
+
 absl::Status FillDummyPieces(const std::vector<WeightPiece>& pieces, const LoadThreads& threads) {
+  if (threads.stream.device() != Device::kCpu) {
+    FillDummyOnDevice(pieces, threads);
+    return absl::OkStatus();
+  }
   const auto fill = [](const std::vector<Chunk>& chunks, size_t i, std::byte* to) {
     const WeightPiece& piece = *chunks[i].piece;
     const uint64_t key = DummyKey(piece.name);

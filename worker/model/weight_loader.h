@@ -26,8 +26,8 @@ struct LoadThreads {
 absl::Status CheckTensors(const Checkpoint& checkpoint, const std::vector<WeightPiece>& pieces,
                           const std::vector<std::string>& ignored);
 
-// Copies and converts what `pieces` name; CheckTensors has passed. RESOURCE_EXHAUSTED where there is
-// no memory to stage a GPU's weights in.
+// Copies and converts what `pieces` name; CheckTensors has passed. RESOURCE_EXHAUSTED where there
+// is no memory to stage a GPU's weights in.
 absl::Status LoadPieces(const Checkpoint& checkpoint, const std::vector<WeightPiece>& pieces,
                         const LoadThreads& threads);
 
