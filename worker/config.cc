@@ -15,7 +15,21 @@ using caravan::WorkerConfig;
 
 ABSL_FLAG(std::string, model, "", "Folder of the model: config.json and *.safetensors.");
 ABSL_FLAG(std::string, model_name, "", "Name that clients call it by. Empty: the folder's name.");
-ABSL_FLAG(std::string, device, WorkerConfig{}.device, "auto or cpu (this build has no CUDA).");
+ABSL_FLAG(std::string, device, WorkerConfig{}.device,
+          "auto (cuda where a GPU can be used, else cpu), cuda or cpu.");
+ABSL_FLAG(int, gpu, WorkerConfig{}.gpu,
+          "Which of the visible GPUs (CUDA_VISIBLE_DEVICES counts); -1 = the one of the rank's "
+          "number.");
+ABSL_FLAG(double, gpu_memory_fraction, WorkerConfig{}.gpu_memory_fraction,
+          "Of the GPU's memory, what may be in use once the KV blocks are allocated.");
+ABSL_FLAG(int, gpu_memory_wait_ms, WorkerConfig{}.gpu_memory_wait_ms,
+          "How long to wait at start for GPU memory that another process, perhaps a dying one, "
+          "holds.");
+ABSL_FLAG(bool, cuda_graphs, WorkerConfig{}.cuda_graphs,
+          "Replay decoding steps from CUDA graphs.");
+ABSL_FLAG(bool, batch_invariant, WorkerConfig{}.batch_invariant,
+          "On CUDA: what a request yields does not depend on what else runs, bit for bit; slower. "
+          "The CPU always does so.");
 ABSL_FLAG(std::string, dtype, WorkerConfig{}.dtype,
           "Of weights and activations: auto (the checkpoint's), float32, bfloat16, float16.");
 ABSL_FLAG(std::string, load_format, WorkerConfig{}.load_format,
@@ -31,7 +45,7 @@ ABSL_FLAG(std::string, collectives, WorkerConfig{}.collectives,
           "How ranks sum: auto (shared memory on one host, else gloo), shared_memory, gloo. "
           "Rank 0 decides.");
 ABSL_FLAG(int, rank_timeout_ms, WorkerConfig{}.rank_timeout_ms,
-          "A rank that is silent for so long counts as lost.");
+          "A rank that is silent for so long counts as lost; 0 = 1000 on CUDA, 5000 on the CPU.");
 ABSL_FLAG(std::string, listen_address, WorkerConfig{}.listen_address,
           "Where gateways and other ranks connect, host:port; port 0 takes a free one.");
 ABSL_FLAG(std::string, metrics_address, "",
@@ -44,8 +58,8 @@ ABSL_FLAG(int, max_session_tokens, WorkerConfig{}.max_session_tokens,
           "Tokens kept for a gateway that does not read; beyond, its session is broken.");
 ABSL_FLAG(int, block_tokens, WorkerConfig{}.block_tokens, "Positions of one KV block.");
 ABSL_FLAG(int64_t, kv_cache_bytes, WorkerConfig{}.kv_cache_bytes,
-          "KV memory of this rank; 0 = a quarter of the free memory, at most 4 GiB and no more "
-          "than the running sequences can fill.");
+          "KV memory of this rank; 0 = what --gpu_memory_fraction leaves (CPU: a quarter of the "
+          "free memory, at most 4 GiB), no more than the running sequences can fill.");
 ABSL_FLAG(int, max_batch_tokens, WorkerConfig{}.max_batch_tokens,
           "Most tokens of one step; bounds activation memory.");
 ABSL_FLAG(int, max_prefill_chunk_tokens, WorkerConfig{}.max_prefill_chunk_tokens,
@@ -104,7 +118,19 @@ absl::Status CheckReplica(const WorkerConfig& config) {
   }
   if (config.rank > 0) RETURN_IF_ERROR(CheckAddress("leader_address", config.leader_address));
   RETURN_IF_ERROR(CheckOneOf("collectives", config.collectives, {"auto", "shared_memory", "gloo"}));
+  if (config.rank_timeout_ms == 0) return absl::OkStatus();
   return CheckIn("rank_timeout_ms", config.rank_timeout_ms, 100, 600000);
+}
+
+absl::Status CheckGpu(const WorkerConfig& config) {
+  RETURN_IF_ERROR(CheckOneOf("device", config.device, {"auto", "cuda", "cpu"}));
+  RETURN_IF_ERROR(CheckIn("gpu", config.gpu, -1, 1023));
+  if (!(config.gpu_memory_fraction > 0 && config.gpu_memory_fraction <= 1)) {
+    return absl::InvalidArgumentError(absl::StrCat("--gpu_memory_fraction is ",
+                                                   config.gpu_memory_fraction,
+                                                   "; it must be above 0 and at most 1"));
+  }
+  return CheckIn("gpu_memory_wait_ms", config.gpu_memory_wait_ms, 0, 3600000);
 }
 
 absl::Status CheckEngine(const WorkerConfig& config) {
@@ -129,10 +155,7 @@ absl::Status CheckWorkerConfig(const WorkerConfig& config) {
   if (config.model.empty()) {
     return absl::InvalidArgumentError("--model is empty; give the folder of a model");
   }
-  if (config.device == "cuda") {
-    return absl::InvalidArgumentError("--device is 'cuda'; this build has no CUDA, use cpu");
-  }
-  RETURN_IF_ERROR(CheckOneOf("device", config.device, {"auto", "cpu"}));
+  RETURN_IF_ERROR(CheckGpu(config));
   RETURN_IF_ERROR(CheckOneOf("dtype", config.dtype, {"auto", "float32", "bfloat16", "float16"}));
   RETURN_IF_ERROR(CheckOneOf("load_format", config.load_format, {"auto", "dummy"}));
   RETURN_IF_ERROR(CheckIn("max_context_tokens", config.max_context_tokens, 0, 1 << 24));
@@ -157,6 +180,11 @@ absl::StatusOr<WorkerConfig> LoadWorkerConfig() {
     config.model_name = config.model.substr(config.model.rfind('/') + 1);
   }
   config.device = absl::GetFlag(FLAGS_device);
+  config.gpu = absl::GetFlag(FLAGS_gpu);
+  config.gpu_memory_fraction = absl::GetFlag(FLAGS_gpu_memory_fraction);
+  config.gpu_memory_wait_ms = absl::GetFlag(FLAGS_gpu_memory_wait_ms);
+  config.cuda_graphs = absl::GetFlag(FLAGS_cuda_graphs);
+  config.batch_invariant = absl::GetFlag(FLAGS_batch_invariant);
   config.dtype = absl::GetFlag(FLAGS_dtype);
   config.load_format = absl::GetFlag(FLAGS_load_format);
   config.max_context_tokens = absl::GetFlag(FLAGS_max_context_tokens);

@@ -13,7 +13,7 @@ struct WorkerConfig {
   // What is served, and as whom.
   std::string model;                 // folder: config.json and safetensors
   std::string model_name;            // as clients name it; empty: the folder's last name
-  std::string device = "auto";       // "auto", "cpu"
+  std::string device = "auto";       // "auto": "cuda" where a GPU can be used, else "cpu"
   std::string dtype = "auto";        // "auto": the checkpoint's; "float32", "bfloat16", "float16"
   std::string load_format = "auto";  // "dummy": random weights from config.json alone
   int max_context_tokens = 0;        // 0: what the model is made for
@@ -24,18 +24,26 @@ struct WorkerConfig {
   std::string leader_address;        // of rank 0; followers only
   std::string collectives = "auto";  // "auto", "shared_memory", "gloo"
   // A rank that is silent for so long counts as lost (a dead one is noticed at once, by its
-  // connection). Ranks on the CPU compete with their own heartbeats for the cores: 3.4 s were seen
-  // on two cores with a load of 15.
-  int rank_timeout_ms = 5000;
+  // connection). 0: 1 s on CUDA, 5 s on the CPU, where ranks compete with their own heartbeats for
+  // the cores: 3.4 s were seen on two cores with a load of 15.
+  int rank_timeout_ms = 0;
   std::string listen_address = "0.0.0.0:50051";
   std::string metrics_address;       // empty: no metrics
   std::string port_file;             // empty: none
   int max_message_bytes = 64 << 20;  // of one message from a gateway
   int max_session_tokens = 1 << 18;  // tokens kept for a gateway that does not read
 
+  // The GPU.
+  int gpu = -1;                      // among the visible ones; -1: the rank's number
+  double gpu_memory_fraction = 0.9;  // of its memory, what is in use once all is allocated
+  int gpu_memory_wait_ms = 10000;    // for what a dead process still holds
+  bool cuda_graphs = true;
+  bool batch_invariant = false;  // a request's bits do not depend on what else runs: slower
+
   // KV memory and what runs in it.
   int block_tokens = 16;
   int64_t kv_cache_bytes = 0;          // of this rank; 0: chosen from the memory that is free
+                                       // (CUDA: by gpu_memory_fraction)
   int max_batch_tokens = 2048;         // of one step; bounds activation memory
   int max_prefill_chunk_tokens = 512;  // of one sequence in one step
   int max_running_sequences = 256;

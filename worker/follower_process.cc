@@ -57,7 +57,8 @@ class FollowerProcess {
   }
 
   absl::Status Serve() {
-    ASSIGN_OR_RETURN(local_, LoadRunner(config(), &service_));
+    ASSIGN_OR_RETURN(device_, WorkerDevice::Open(config()));
+    ASSIGN_OR_RETURN(local_, LoadRunner(config(), *device_, &service_));
     service_.SetState(WorkerState::kReady);
     FollowerOptions options;
     options.instance = context_.instance;
@@ -65,9 +66,14 @@ class FollowerProcess {
     options.tensor_parallel = config().tensor_parallel;
     options.leader_address = config().leader_address;
     options.fingerprint = local_->model().fingerprint();
-    options.build = BuildVersion();
+    options.build = BuildVersion(config());
     options.rank_timeout = absl::Milliseconds(config().rank_timeout_ms);
     options.memory_bytes = ResidentBytes;
+    options.device = device_->use().name;
+    options.device_total_bytes = static_cast<uint64_t>(device_->use().total_bytes);
+    options.device_memory_bytes = [this] {
+      return static_cast<uint64_t>(device_->use().used_bytes);
+    };
     {
       const std::lock_guard lock(mutex_);
       follower_ = std::make_shared<ReplicaFollower>(options, local_.get());
@@ -127,11 +133,13 @@ class FollowerProcess {
     self.set_state(follower == nullptr ? "loading" : "ready");
     if (follower != nullptr) self.set_step(local_->progress().steps_done);
     self.set_memory_bytes(ResidentBytes());
+    if (follower != nullptr) DescribeDevice(*device_, &self);
     return {self};
   }
 
   WorkerContext context_;
   std::atomic<bool> ended_{false};
+  std::unique_ptr<WorkerDevice> device_;
   std::unique_ptr<LlamaRankRunner> local_;
   std::mutex mutex_;
   std::shared_ptr<ReplicaFollower> follower_;  // once the weights are loaded

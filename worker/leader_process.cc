@@ -73,7 +73,7 @@ class LeaderProcess {
     options.instance = context_.instance;
     options.tensor_parallel = config().tensor_parallel;
     options.collectives = config().collectives;
-    options.build = BuildVersion();
+    options.build = BuildVersion(config());
     options.rank_timeout = absl::Milliseconds(config().rank_timeout_ms);
     options.on_drain = [this] { context_.signal->Trigger(); };
     options.on_loss = [this] {
@@ -83,7 +83,8 @@ class LeaderProcess {
   }
 
   absl::Status Start() {
-    ASSIGN_OR_RETURN(local_, LoadRunner(config(), &service_));
+    ASSIGN_OR_RETURN(device_, WorkerDevice::Open(config()));
+    ASSIGN_OR_RETURN(local_, LoadRunner(config(), *device_, &service_));
     service_.SetState(WorkerState::kForming);
     loaded_ = true;
     leader_.Begin(local_->model().fingerprint(), local_.get());
@@ -132,7 +133,7 @@ class LeaderProcess {
     description.set_name(config().model_name);
     description.set_architecture("LlamaForCausalLM");
     description.set_dtype(NameOf(model.dtype()));
-    description.set_device("cpu");
+    description.set_device(config().device);
     description.set_vocabulary_size(static_cast<uint32_t>(limits.vocab_size));
     description.set_max_context_tokens(static_cast<uint32_t>(limits.max_context_tokens));
     description.set_tensor_parallel(static_cast<uint32_t>(config().tensor_parallel));
@@ -157,6 +158,7 @@ class LeaderProcess {
     self.set_state(loaded_ ? "ready" : "loading");
     if (loaded_) self.set_step(local_->progress().steps_done);
     self.set_memory_bytes(ResidentBytes());
+    if (loaded_) DescribeDevice(*device_, &self);
     return ranks;
   }
 
@@ -203,6 +205,7 @@ class LeaderProcess {
   absl::Status failure_;
   std::atomic<bool> started_{false};
   std::atomic<bool> loaded_{false};  // local_ is there
+  std::unique_ptr<WorkerDevice> device_;
   std::unique_ptr<LlamaRankRunner> local_;
   ReplicaLeader leader_;
   std::unique_ptr<ReplicaRunner> runner_;

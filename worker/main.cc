@@ -5,19 +5,24 @@
 #include "common/flags.h"
 #include "common/log.h"
 #include "common/server.h"
+#include "worker/device.h"
 #include "worker/process.h"
 
 int main(int argc, char** argv) {
   using namespace caravan;  // NOLINT(google-build-using-namespace)
   ParseFlags("Serves one rank of a LLaMA model: rank 0 to gateways, the others to rank 0.", argc,
              argv);
-  const absl::StatusOr<WorkerConfig> config = LoadWorkerConfig();
+  absl::StatusOr<WorkerConfig> config = LoadWorkerConfig();
   if (!config.ok()) {
     std::fprintf(stderr, "caravan_worker: %s\n", std::string(config.status().message()).c_str());
     return 1;
   }
   InitLogFromFlags(absl::StrCat("worker/", config->rank));
   LogFlags();
+  if (const absl::Status status = ResolveDevice(&*config); !status.ok()) {
+    LogError("failed", {{"status", ToString(status)}});
+    return 1;
+  }
   ShutdownSignal signal;
   return config->rank == 0 ? RunLeader(*config, &signal) : RunFollower(*config, &signal);
 }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <limits>
 #include <thread>
 #include <utility>
 
@@ -11,11 +12,13 @@
 #include "common/port_file.h"
 #include "common/status.h"
 #include "kernels/cpu_backend.h"
+#include "worker/model/gpu_memory_plan.h"
 
 namespace caravan {
 namespace {
 
 constexpr absl::Duration kProgressInterval = absl::Seconds(1);
+constexpr int64_t kContextBytes = int64_t{1} << 30;  // CUDA's own and our workspace, at most
 
 // Ranks of one host share its cores.
 void ChooseThreads(const WorkerConfig& config) {
@@ -29,21 +32,42 @@ void ChooseThreads(const WorkerConfig& config) {
 
 // As many blocks as kv_cache_bytes hold; chosen by ourselves, no more than the running sequences
 // can fill, since block tables cost memory and time too.
-LlamaRunnerOptions RunnerOptions(const WorkerConfig& config, const LlamaModel& model) {
+LlamaRunnerOptions RunnerOptions(const WorkerConfig& config, const LlamaSource& source) {
   LlamaRunnerOptions options;
+  options.gpu_memory_fraction = config.gpu_memory_fraction;
+  options.cuda_graphs = config.cuda_graphs;
   options.block_tokens = config.block_tokens;
   options.kv_cache_bytes = config.kv_cache_bytes;
   options.max_slots = config.max_running_sequences;
   options.max_steps_in_flight = config.pipelined ? config.pipeline_depth : 1;
   if (config.kv_cache_bytes > 0) return options;
-  const int64_t block_bytes =
-      KvBlockBytes(model.config(), model.layout(), config.block_tokens, model.dtype());
   const int64_t context_blocks =
-      (int64_t{model.max_context_tokens()} + config.block_tokens - 1) / config.block_tokens;
+      (int64_t{source.max_context_tokens} + config.block_tokens - 1) / config.block_tokens;
+  const int64_t most = std::min<int64_t>(context_blocks * config.max_running_sequences,
+                                         std::numeric_limits<int32_t>::max());
+  options.max_blocks = static_cast<int32_t>(most);
+  if (config.device == "cuda") return options;
+  const int64_t block_bytes =
+      KvBlockBytes(source.config, source.layout, config.block_tokens, source.dtype);
   const int64_t fitting = DefaultKvCacheBytes(config.tensor_parallel) / block_bytes;
-  options.num_blocks = static_cast<int32_t>(
-      std::clamp(fitting, int64_t{1}, context_blocks * config.max_running_sequences));
+  options.num_blocks = static_cast<int32_t>(std::clamp(fitting, int64_t{1}, most));
   return options;
+}
+
+// Waits for the budget that --gpu_memory_fraction gives, and goes on with less where that is
+// enough for the start.
+absl::Status AwaitGpuMemory(const WorkerConfig& config, const WorkerDevice& device,
+                            const std::vector<MemoryNeed>& needs) {
+  if (device.cuda() == nullptr) return absl::OkStatus();
+  int64_t wanted = TotalBytes(needs);
+  if (config.kv_cache_bytes == 0) {
+    const auto total = static_cast<double>(device.use().total_bytes);
+    const auto budget = static_cast<int64_t>(total * config.gpu_memory_fraction);
+    wanted = std::max(wanted, budget - kContextBytes);
+  }
+  device.AwaitMemory(wanted, absl::Now() + absl::Milliseconds(config.gpu_memory_wait_ms));
+  return CheckGpuMemory(device.use().name, needs, QueryDeviceMemory(), config.gpu_memory_fraction,
+                        FindGpuProcesses(device.cuda()->device().pci_bus_id));
 }
 
 class LoadReporter {
@@ -77,7 +101,9 @@ uint64_t ResidentBytes() {
   return file ? pages * static_cast<uint64_t>(sysconf(_SC_PAGESIZE)) : 0;
 }
 
-std::string BuildVersion() { return CARAVAN_VERSION; }
+std::string BuildVersion(const WorkerConfig& config) {
+  return config.device == "cpu" ? CARAVAN_VERSION : absl::StrCat(CARAVAN_VERSION, " ", config.device);
+}
 
 WorkerContext::WorkerContext(const WorkerConfig& config, ShutdownSignal* signal)
     : config(config),
@@ -103,6 +129,7 @@ absl::Status WorkerServer::Start(const WorkerConfig& config, const MetricsRegist
 }
 
 absl::StatusOr<std::unique_ptr<LlamaRankRunner>> LoadRunner(const WorkerConfig& config,
+                                                            const WorkerDevice& device,
                                                             WorkerService* service) {
   ChooseThreads(config);
   LoadOptions options;
@@ -110,13 +137,17 @@ absl::StatusOr<std::unique_ptr<LlamaRankRunner>> LoadRunner(const WorkerConfig& 
   options.load_format = config.load_format;
   options.dtype = config.dtype;
   options.shard = {config.rank, config.tensor_parallel};
+  options.stream = device.stream();
   options.max_context_tokens = config.max_context_tokens;
   options.max_batch_tokens = config.max_batch_tokens;
   options.max_logit_rows = config.max_running_sequences;
   options.progress = LoadReporter(service);
   const absl::Time start = absl::Now();
-  ASSIGN_OR_RETURN(std::unique_ptr<LlamaModel> model, LoadLlama(options));
-  const LlamaRunnerOptions runner_options = RunnerOptions(config, *model);
+  ASSIGN_OR_RETURN(LlamaSource source, OpenLlama(options));
+  const LlamaRunnerOptions runner_options = RunnerOptions(config, source);
+  RETURN_IF_ERROR(
+      AwaitGpuMemory(config, device, GpuMemoryNeeds(source, options, runner_options)));
+  ASSIGN_OR_RETURN(std::unique_ptr<LlamaModel> model, LoadLlama(std::move(source), options));
   const std::string fingerprint = model->fingerprint();
   const char* dtype = NameOf(model->dtype());
   ASSIGN_OR_RETURN(std::unique_ptr<LlamaRunner> runner,
@@ -133,8 +164,17 @@ absl::StatusOr<std::unique_ptr<LlamaRankRunner>> LoadRunner(const WorkerConfig& 
                      {"max_context_tokens", runner->limits().max_context_tokens},
                      {"cpu_threads", CpuThreads()},
                      {"instructions", NameOf(ActiveCpuIsa())},
-                     {"memory_bytes", ResidentBytes()}});
+                     {"memory_bytes", ResidentBytes()},
+                     {"device", device.use().name},
+                     {"device_memory_bytes", device.use().used_bytes}});
   return std::make_unique<LlamaRankRunner>(std::move(runner));
+}
+
+void DescribeDevice(const WorkerDevice& device, v1::WorkerRank* rank) {
+  const DeviceUse use = device.use();
+  rank->set_device(use.name);
+  rank->set_device_memory_bytes(static_cast<uint64_t>(use.used_bytes));
+  rank->set_device_total_bytes(static_cast<uint64_t>(use.total_bytes));
 }
 
 }  // namespace caravan

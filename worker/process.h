@@ -13,6 +13,7 @@
 #include "common/server.h"
 #include "common/shutdown_signal.h"
 #include "worker/config.h"
+#include "worker/device.h"
 #include "worker/metrics.h"
 #include "worker/model/llama_runner.h"
 #include "worker/replica/rank_runner.h"
@@ -23,8 +24,8 @@ namespace caravan {
 // Resident memory of this process.
 uint64_t ResidentBytes();
 
-// The version that all ranks of a replica must have.
-std::string BuildVersion();
+// Version and kind of device that all ranks of a replica must have.
+std::string BuildVersion(const WorkerConfig& config);
 
 // What both roles have: configuration, metrics and the instance id of this process life.
 struct WorkerContext {
@@ -80,7 +81,11 @@ inline uint64_t NumberOf(const RankProgress& progress) {
 // Loads this rank's part of the model and allocates its KV blocks, with progress in the log and in
 // `service`. No epoch stands yet.
 absl::StatusOr<std::unique_ptr<LlamaRankRunner>> LoadRunner(const WorkerConfig& config,
+                                                            const WorkerDevice& device,
                                                             WorkerService* service);
+
+// What a rank tells of its device.
+void DescribeDevice(const WorkerDevice& device, v1::WorkerRank* rank);
 
 // A rank until SIGTERM to any rank has drained the replica, or a failure. Returns the exit code: 0
 // drained, 1 failed.

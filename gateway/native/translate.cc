@@ -144,6 +144,9 @@ void Fill(const ReplicaStatus& replica, v1::ReplicaInfo* out) {
     info->set_pid(rank.pid());
     info->set_state(rank.state());
     info->set_memory_bytes(rank.memory_bytes());
+    info->set_device(rank.device());
+    info->set_device_memory_bytes(rank.device_memory_bytes());
+    info->set_device_total_bytes(rank.device_total_bytes());
   }
 }
 

@@ -106,6 +106,8 @@ v1::FollowerMessage ReplicaFollower::HelloMessage() const {
   hello->set_num_blocks(static_cast<uint32_t>(limits.num_blocks));
   hello->set_memory_bytes(options_.memory_bytes ? options_.memory_bytes() : 0);
   hello->set_limits(DescribeLimits(limits));
+  hello->set_device(options_.device);
+  hello->set_device_total_bytes(options_.device_total_bytes);
   return message;
 }
 
@@ -209,8 +211,12 @@ void ReplicaFollower::SendHeartbeats() {
     message.mutable_progress()->set_step(progress.steps_done);
     message.mutable_progress()->set_layer(static_cast<uint32_t>(progress.layers_done));
     message.mutable_progress()->set_idle(!progress.busy);
-    if (options_.memory_bytes)
+    if (options_.memory_bytes) {
       message.mutable_progress()->set_memory_bytes(options_.memory_bytes());
+    }
+    if (options_.device_memory_bytes) {
+      message.mutable_progress()->set_device_memory_bytes(options_.device_memory_bytes());
+    }
     Send(epoch_, std::move(message));
   }
 }

@@ -29,6 +29,9 @@ struct FollowerOptions {
   std::string build;
   absl::Duration rank_timeout = absl::Seconds(1);  // silence after which the leader is lost
   std::function<uint64_t()> memory_bytes;          // resident, for the heartbeats
+  std::string device;                              // as WorkerRank says it
+  uint64_t device_total_bytes = 0;
+  std::function<uint64_t()> device_memory_bytes;   // in use, for the heartbeats
 };
 
 // Dials the leader again for ever, whatever breaks; the weights stay loaded. Run's thread reads,

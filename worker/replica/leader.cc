@@ -85,6 +85,9 @@ std::vector<v1::WorkerRank> ReplicaLeader::followers() const {
     info.set_state(follower.stream != nullptr ? "ready" : absent);
     info.set_step(follower.progress.step());
     info.set_memory_bytes(follower.progress.memory_bytes());
+    info.set_device(follower.hello.device());
+    info.set_device_memory_bytes(follower.progress.device_memory_bytes());
+    info.set_device_total_bytes(follower.hello.device_total_bytes());
   }
   return ranks;
 }

@@ -1,0 +1,134 @@
+#include "worker/device.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "common/log.h"
+#include "common/status.h"
+#include "kernels/device/device_memory.h"
+
+namespace caravan {
+namespace {
+
+constexpr absl::Duration kRetryPause = absl::Milliseconds(50);
+constexpr absl::Duration kUseInterval = absl::Seconds(1);
+constexpr int64_t kWorkspaceBytes = int64_t{64} << 20;
+constexpr int kCpuRankTimeoutMs = 5000;  // see WorkerConfig
+constexpr int kCudaRankTimeoutMs = 1000;
+
+std::string NameOfGpu(const CudaDevice& device) {
+  return absl::StrCat("GPU ", device.index, " ", device.name);
+}
+
+std::string NoCodeFor(const CudaDevice& device) {
+  return absl::StrCat(NameOfGpu(device), " has compute capability ", device.compute_capability / 10,
+                      ".", device.compute_capability % 10, ", this build has code for ",
+                      BuiltArchitectures(), " alone");
+}
+
+absl::Status ChooseGpu(const std::vector<CudaDevice>& devices, const std::string& problem,
+                       WorkerConfig* config) {
+  if (devices.empty()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("--device=cuda can't be had: ", problem, "; --device=cpu runs without"));
+  }
+  const auto count = static_cast<int>(devices.size());
+  if (config->gpu < 0 && config->rank >= count) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "rank ", config->rank, " takes GPU ", config->rank, ", but ", count,
+        count == 1 ? " is" : " are", " visible: lower --tensor_parallel, or give --gpu where the "
+        "ranks are on several hosts"));
+  }
+  const int gpu = config->gpu < 0 ? config->rank : config->gpu;
+  if (gpu >= count) {
+    return absl::InvalidArgumentError(absl::StrCat("--gpu is ", gpu, "; ", count,
+                                                   count == 1 ? " GPU is" : " GPUs are",
+                                                   " visible (CUDA_VISIBLE_DEVICES?)"));
+  }
+  const CudaDevice& device = devices[static_cast<size_t>(gpu)];
+  if (!HasCodeFor(device.compute_capability)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(NoCodeFor(device), ": build with -DCARAVAN_CUDA_ARCHITECTURES=",
+                     device.compute_capability));
+  }
+  config->gpu = gpu;
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status ResolveDevice(WorkerConfig* config) {
+  if (config->device == "cpu") return ResolveDevice({}, "", config);
+  std::string problem;
+  const std::vector<CudaDevice> devices = FindCudaDevices(&problem);
+  return ResolveDevice(devices, problem, config);
+}
+
+absl::Status ResolveDevice(const std::vector<CudaDevice>& devices, const std::string& problem,
+                           WorkerConfig* config) {
+  if (config->device == "auto") {
+    std::string reason = problem;
+    config->device = "cpu";
+    for (const CudaDevice& device : devices) {
+      if (HasCodeFor(device.compute_capability)) config->device = "cuda";
+      reason = NoCodeFor(device);
+    }
+    if (config->device == "cpu") LogInfo("using the CPU", {{"reason", reason}});
+  }
+  const bool cuda = config->device == "cuda";
+  if (cuda) RETURN_IF_ERROR(ChooseGpu(devices, problem, config));
+  if (config->rank_timeout_ms == 0) {
+    config->rank_timeout_ms = cuda ? kCudaRankTimeoutMs : kCpuRankTimeoutMs;
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<WorkerDevice>> WorkerDevice::Open(const WorkerConfig& config) {
+  std::unique_ptr<WorkerDevice> device(new WorkerDevice());
+  if (config.device != "cuda") {
+    device->use_.name = "cpu";
+    return device;
+  }
+  const absl::Time deadline = absl::Now() + absl::Milliseconds(config.gpu_memory_wait_ms);
+  const CudaStreamOptions options = {.device = config.gpu,
+                                     .workspace_bytes = kWorkspaceBytes,
+                                     .batch_invariant = config.batch_invariant};
+  std::string problem;
+  bool waited = false;
+  while ((device->cuda_ = CudaStream::Create(options, &problem)) == nullptr) {
+    if (absl::Now() >= deadline) {
+      return absl::ResourceExhaustedError(absl::StrCat(problem, "; another process may hold it"));
+    }
+    if (!std::exchange(waited, true)) LogWarning("waiting for the GPU", {{"reason", problem}});
+    absl::SleepFor(kRetryPause);
+  }
+  device->use_.name = NameOfGpu(device->cuda_->device());
+  return device;
+}
+
+void WorkerDevice::AwaitMemory(int64_t bytes, absl::Time deadline) const {
+  if (cuda_ == nullptr) return;
+  cuda_->MakeCurrent();
+  bool waited = false;
+  while (QueryDeviceMemory().free_bytes < bytes && absl::Now() < deadline) {
+    if (!std::exchange(waited, true)) {
+      LogWarning("waiting for GPU memory",
+                 {{"free_bytes", QueryDeviceMemory().free_bytes}, {"wanted_bytes", bytes}});
+    }
+    absl::SleepFor(kRetryPause);
+  }
+}
+
+DeviceUse WorkerDevice::use() const {
+  const std::lock_guard lock(mutex_);
+  if (cuda_ == nullptr || absl::Now() - looked_ < kUseInterval) return use_;
+  looked_ = absl::Now();
+  cuda_->MakeCurrent();
+  const DeviceMemoryInfo memory = QueryDeviceMemory();
+  use_.used_bytes = memory.total_bytes - memory.free_bytes;
+  use_.total_bytes = memory.total_bytes;
+  return use_;
+}
+
+}  // namespace caravan
