@@ -41,13 +41,20 @@ std::string FormatReplicas(const v1::ModelInfo& model) {
   return FormatTable(rows);
 }
 
+std::string DescribeGpuMemory(const v1::RankInfo& rank) {
+  if (rank.device_total_bytes() == 0) return "-";
+  return absl::StrCat(FormatBytes(rank.device_memory_bytes()), " of ",
+                      FormatBytes(rank.device_total_bytes()));
+}
+
 std::string FormatRanks(const v1::ModelInfo& model) {
   std::vector<std::vector<std::string>> rows = {
-      {"REPLICA", "RANK", "STATE", "HOST", "PID", "MEMORY"}};
+      {"REPLICA", "RANK", "STATE", "HOST", "PID", "MEMORY", "DEVICE", "GPU MEMORY"}};
   for (const v1::ReplicaInfo& replica : model.replicas()) {
     for (const v1::RankInfo& rank : replica.ranks()) {
       rows.push_back({replica.address(), absl::StrCat(rank.rank()), rank.state(), rank.host(),
-                      absl::StrCat(rank.pid()), FormatBytes(rank.memory_bytes())});
+                      absl::StrCat(rank.pid()), FormatBytes(rank.memory_bytes()), rank.device(),
+                      DescribeGpuMemory(rank)});
     }
   }
   return rows.size() == 1 ? "" : FormatTable(rows);

@@ -31,17 +31,27 @@ void ApplyBiases(const SamplingRow& row, std::span<float> logits) {
 }
 
 void ApplyPenalties(const SamplingRow& row, std::span<float> logits) {
-  if (row.token_counts.empty()) return;
-  CARAVAN_CHECK(row.token_counts.size() >= logits.size(), row.token_counts.size(), " counts");
-  for (size_t id = 0; id < logits.size(); ++id) {
-    const uint32_t packed = row.token_counts[id];
-    if (packed == 0) continue;
-    float logit = logits[id];
+  if (row.history.empty()) return;
+  constexpr uint32_t kSeen = 0x80000000u;  // the other bits count what was generated
+  const size_t bytes = logits.size() * sizeof(uint32_t);
+  auto* counts = static_cast<uint32_t*>(Scratch(ScratchUse::kOutput, static_cast<int64_t>(bytes)));
+  std::memset(counts, 0, bytes);
+  const auto exists = [&](int32_t id) {
+    return id >= 0 && static_cast<size_t>(id) < logits.size();
+  };
+  for (size_t i = 0; i < row.history.size(); ++i) {
+    if (!exists(row.history[i])) continue;
+    uint32_t& count = counts[row.history[i]];
+    count = (count | kSeen) + (static_cast<int64_t>(i) >= row.history_prompt ? 1 : 0);
+  }
+  for (const int32_t id : row.history) {
+    if (!exists(id) || counts[id] == 0) continue;
+    const uint32_t count = counts[id] & ~kSeen;
+    counts[id] = 0;
+    float& logit = logits[static_cast<size_t>(id)];
     logit = logit > 0 ? logit / row.repetition_penalty : logit * row.repetition_penalty;
-    const uint32_t count = packed & 0x7fffffffu;
     logit -= row.frequency_penalty * static_cast<float>(count);
     if (count > 0) logit -= row.presence_penalty;
-    logits[id] = logit;
   }
 }
 
@@ -136,19 +146,23 @@ int32_t DrawToken(const SamplingRow& row, std::span<const float> logits, float m
   return draw.id();
 }
 
-// Divides by the temperature; false where the row is greedy: at 0, and where the quotients leave
-// float's range.
+// False where the row is greedy: it asks for it, or no token is possible.
 bool ApplyTemperature(const SamplingRow& row, std::span<float> logits, float* max) {
-  if (row.temperature <= 0 || !std::isfinite(*max / row.temperature)) return false;
-  if (row.temperature != 1) {
-    for (float& logit : logits) logit /= row.temperature;
-    *max /= row.temperature;
+  if (row.temperature < kLeastTemperature || *max == -kInfinity) return false;
+  if (row.temperature == 1) return true;
+  for (float& logit : logits) {
+    logit = std::min(logit / row.temperature, std::numeric_limits<float>::max());
   }
+  *max = std::min(*max / row.temperature, std::numeric_limits<float>::max());
   return true;
 }
 
 void SampleRow(const SamplingRow& row, std::span<float> logits, SamplingOutput* output) {
   *output = SamplingOutput();
+  if (row.skipped) {
+    output->token_id = -1;
+    return;
+  }
   const bool wants_raw = row.num_logprobs >= 0 && !row.processed_logprobs;
   std::span<const float> reported = logits;
   double log_sum = 0;
@@ -160,7 +174,7 @@ void SampleRow(const SamplingRow& row, std::span<float> logits, SamplingOutput* 
     log_sum = LogSumExp(reported, max);
     ListTop(row, reported, log_sum, output);
   }
-  if (!row.biases.empty() || !row.token_counts.empty()) {
+  if (!row.biases.empty() || !row.history.empty()) {
     ApplyBiases(row, logits);
     ApplyPenalties(row, logits);
     max = Sanitize(logits);

@@ -18,15 +18,17 @@ struct TokenBias {
 struct SamplingRow {
   // Logit bias, bad words, stop ids below min_tokens; ids may repeat.
   std::span<const TokenBias> biases = {};
-  // How often each token occurs: low 31 bits count the generated ones, bit 31 says that it is in
-  // the prompt. Empty without penalties. [vocab]
-  std::span<const uint32_t> token_counts = {};
+  // The tokens before `position`, for the penalties; empty without any. The first
+  // `history_prompt` of them count for the repetition penalty alone.
+  std::span<const int32_t> history = {};
+  int32_t history_prompt = 0;
   float repetition_penalty =
       1;  // logit l of a token in prompt or output: l > 0 ? l / r : l · r  (arXiv:1909.05858)
-  float frequency_penalty = 0;  // l -= frequency_penalty · count in the output
+  float frequency_penalty = 0;  // l -= frequency_penalty · count in the history after the prompt
   float presence_penalty = 0;   // l -= presence_penalty where that count > 0
-  float temperature =
-      1;  // l /= temperature; 0 = greedy: the lowest id among the greatest logits, no draw
+  // l /= temperature, at most the greatest float. Below kLeastTemperature: greedy, the lowest id
+  // among the greatest logits, no draw.
+  float temperature = 1;
   int32_t top_k = 0;  // keep the k greatest (ties: lower id first); 0 = all
   float top_p = 1;  // then the fewest greatest whose probabilities (renormalized after top_k) reach
                     // top_p; at least one
@@ -43,9 +45,11 @@ struct SamplingRow {
   int32_t num_logprobs = -1;
   bool processed_logprobs =
       false;  // of the logits after biases, penalties, temperature; else of the model's own
+  bool skipped = false;  // padding: the output's token_id is -1
 };
 
 constexpr int32_t kMaxTopLogprobs = 20;
+constexpr float kLeastTemperature = 1e-5f;
 
 struct TokenLogprob {
   int32_t token_id = 0;
@@ -59,7 +63,9 @@ struct SamplingOutput {
   TokenLogprob top[kMaxTopLogprobs];  // greatest first, ties by lower id
 };
 
-// One token a row. `logits` is overwritten. Columns from vocab_size on (padding) are never drawn.
+// One token a row. NaN counts as -infinity, +infinity as the greatest float. `logits` may be
+// overwritten. Columns from vocab_size on (padding) are never drawn. On CUDA, `rows` and what its
+// spans point to lie in device memory too.
 void Sample(MatrixView logits,  // float32 [rows, ≥ vocab_size]
             int32_t vocab_size,
             std::span<const SamplingRow> rows,  // [rows]

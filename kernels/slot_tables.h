@@ -17,10 +17,14 @@
 
 namespace caravan {
 
-// Most logit biases, bad words and stop ids of one sequence.
+// Most logit biases, bad words, ids of all bad words together, and stop ids of one sequence.
 constexpr int32_t kMaxSlotBiases = 1024;
 constexpr int32_t kMaxSlotBadWords = 1024;
+constexpr int32_t kMaxSlotBadWordIds = 4096;
 constexpr int32_t kMaxSlotStopIds = 1024;
+// The words of memory that they take (SlotSampling::list_words).
+constexpr int64_t kMaxSlotListWords =
+    2 * kMaxSlotBiases + kMaxSlotBadWords + kMaxSlotBadWordIds + kMaxSlotStopIds;
 // Most TokenBias entries that these make together at one position.
 constexpr int32_t kMaxComposedBiases = kMaxSlotBiases + kMaxSlotBadWords + kMaxSlotStopIds;
 
@@ -61,10 +65,9 @@ struct SlotSampling {
 };
 static_assert(sizeof(SlotSampling) == 88);
 
-// Memory of the stream's device, owned by the caller. Bytes for each slot: 4 · (token_stride +
-// block_stride + list_stride) + 88; with 8192 positions, blocks of 16 and the least list_stride
-// that takes 4096 ids of bad words, 70 KiB. There are no counts of tokens: penalties are computed
-// from the tokens themselves.
+// Memory of the stream's device, owned by the caller. A slot takes 4 · (token_stride + block_stride
+// + list_stride) + 88 bytes: 66 KiB with 8192 positions, blocks of 16 and kMaxSlotListWords. There
+// are no counts of tokens: penalties are computed from the tokens themselves.
 struct SlotTables {
   int32_t num_slots = 0;
   int32_t* tokens = nullptr;  // [slots, token_stride] ids by absolute position
@@ -72,7 +75,7 @@ struct SlotTables {
   int32_t* blocks = nullptr;  // [slots, block_stride] KV blocks, a PagedBatch's block_tables
   int64_t block_stride = 0;
   int32_t* lists = nullptr;          // [slots, list_stride] see SlotSampling
-  int64_t list_stride = 0;           // at least the most list_words()
+  int64_t list_stride = 0;           // at least the most list_words(): kMaxSlotListWords
   SlotSampling* sampling = nullptr;  // [slots]
 };
 

@@ -65,6 +65,12 @@ WorkerMetrics::WorkerMetrics(MetricsRegistry* registry, int tensor_parallel)
         &registry->AddGauge("caravan_worker_rank_step", "Last step that a rank finished.", labels));
     rank_memory_bytes.push_back(&registry->AddGauge(
         "caravan_worker_rank_memory_bytes", "Resident memory of a rank's process.", labels));
+    gpu_memory_used_bytes.push_back(&registry->AddGauge(
+        "caravan_worker_gpu_memory_used_bytes",
+        "Memory in use on a rank's GPU, by all processes together; 0 on the CPU.", labels));
+    gpu_memory_total_bytes.push_back(
+        &registry->AddGauge("caravan_worker_gpu_memory_total_bytes",
+                            "Memory that a rank's GPU has; 0 on the CPU.", labels));
   }
 }
 
@@ -94,6 +100,8 @@ void WorkerMetrics::UpdateRanks(const std::vector<v1::WorkerRank>& ranks) {
     if (rank.rank() >= rank_steps.size()) continue;
     rank_steps[rank.rank()]->Set(static_cast<double>(rank.step()));
     rank_memory_bytes[rank.rank()]->Set(static_cast<double>(rank.memory_bytes()));
+    gpu_memory_used_bytes[rank.rank()]->Set(static_cast<double>(rank.device_memory_bytes()));
+    gpu_memory_total_bytes[rank.rank()]->Set(static_cast<double>(rank.device_total_bytes()));
   }
 }
 

@@ -41,6 +41,8 @@ struct WorkerMetrics {
   Histogram& run_seconds;
   std::vector<Gauge*> rank_steps;         // by rank: the last step that it finished
   std::vector<Gauge*> rank_memory_bytes;  // by rank
+  std::vector<Gauge*> gpu_memory_used_bytes;
+  std::vector<Gauge*> gpu_memory_total_bytes;
 
  private:
   EngineStats last_;

@@ -15,6 +15,7 @@ constexpr int kMaxPriority = 100;
 constexpr int kMaxBiases = 1024;
 constexpr int kMaxBadWords = 1024;
 constexpr int kMaxBadWordTokens = 1024;
+constexpr int kMaxTokensOfBadWords = 4096;  // what a slot of the runner holds
 constexpr int kMaxStopTokens = 1024;
 constexpr int kMaxStopSequences = 1024;
 constexpr int kMaxStopSequenceTokens = 1024;
@@ -64,15 +65,15 @@ absl::Status CheckSampling(const v1::WorkerSampling& s, const SubmitLimits& limi
     RETURN_IF_ERROR(CheckReal("logit_bias", bias, -100, 100));
   }
   RETURN_IF_ERROR(CheckNumber("number of bad_words", s.bad_words_size(), 0, kMaxBadWords));
-  int bad_word_ids = 0;
+  int64_t tokens_of_bad_words = 0;
   for (const v1::WorkerTokens& word : s.bad_words()) {
     RETURN_IF_ERROR(
         CheckNumber("number of tokens of a bad word", word.ids_size(), 1, kMaxBadWordTokens));
     RETURN_IF_ERROR(CheckTokens("bad_words", word.ids(), limits.vocab_size));
-    bad_word_ids += word.ids_size();
+    tokens_of_bad_words += word.ids_size();
   }
-  RETURN_IF_ERROR(
-      CheckNumber("number of tokens of all bad_words together", bad_word_ids, 0, kMaxBadWordIds));
+  RETURN_IF_ERROR(CheckNumber("number of tokens of all bad_words", tokens_of_bad_words, 0,
+                              kMaxTokensOfBadWords));
   RETURN_IF_ERROR(
       CheckNumber("number of stop_token_ids", s.stop_token_ids_size(), 0, kMaxStopTokens));
   RETURN_IF_ERROR(CheckTokens("stop_token_ids", s.stop_token_ids(), limits.vocab_size));

@@ -38,9 +38,14 @@ void ReadLine(const std::string& key, std::istream& in, SamplingCase* c) {
     bias.bias = ReadFloat(in);
     c->biases.push_back(bias);
   } else if (key == "count") {
-    size_t id = 0;
-    c->counts.resize(c->logits.size());
-    in >> id >> c->counts[id];
+    int32_t id = 0;
+    uint32_t packed = 0;  // bit 31: in the prompt; the others: how often it was generated
+    in >> id >> packed;
+    if (packed >> 31 != 0) {
+      c->history.insert(c->history.begin(), id);
+      ++c->row.history_prompt;
+    }
+    c->history.insert(c->history.end(), packed & 0x7fffffffu, id);
   } else if (key == "kept") {
     c->kept.push_back(ReadProbability(in));
   } else if (key == "raw") {
@@ -79,7 +84,7 @@ void ReadLine(const std::string& key, std::istream& in, SamplingCase* c) {
 SamplingRow SamplingCase::Row() const {
   SamplingRow result = row;
   result.biases = biases;
-  result.token_counts = counts;
+  result.history = history;
   return result;
 }
 

@@ -14,7 +14,7 @@ struct SamplingCase {
   std::string name;
   std::vector<float> logits;
   std::vector<TokenBias> biases;
-  std::vector<uint32_t> counts;
+  std::vector<int32_t> history;
   SamplingRow row;                               // without its spans
   std::vector<std::pair<int32_t, double>> kept;  // id, probability; greatest first
   std::vector<int32_t> drawn;                    // at row.position, row.position + 1, …

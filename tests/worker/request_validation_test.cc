@@ -108,6 +108,12 @@ TEST(RequestValidation, EachFieldOutsideItsRangeIsNamed) {
   invalid("logit_bias", [](Submit&, Sampling& s) { (*s.mutable_logit_bias())[1] = kNan; });
   invalid("bad word", [](Submit&, Sampling& s) { s.add_bad_words(); });
   invalid("bad_words", [](Submit&, Sampling& s) { s.add_bad_words()->add_ids(-1); });
+  invalid("all bad_words is 4097", [](Submit&, Sampling& s) {
+    for (int size : {1024, 1024, 1024, 1024, 1}) {
+      auto* word = s.add_bad_words();
+      for (int i = 0; i < size; ++i) word->add_ids(1);
+    }
+  });
   invalid("stop_token_ids", [](Submit&, Sampling& s) { s.add_stop_token_ids(100); });
   invalid("max_tokens", [](Submit&, Sampling& s) { s.set_max_tokens(0); });
   invalid("max_tokens", [](Submit&, Sampling& s) { s.set_max_tokens(0x80000000U); });

@@ -22,9 +22,6 @@ struct LogitBias {
   float bias = 0;
 };
 
-// Most token ids of all bad words of a request together: a GPU holds them for each running sequence.
-constexpr int32_t kMaxBadWordIds = 4096;
-
 // How tokens are chosen; the order of application is that of kernels/sampling.h.
 struct SamplingParams {
   float temperature = 1;  // [0, 100]; 0 = greedy

@@ -75,7 +75,7 @@ absl::Status MakeSlotSampling(const SlotSetup& setup, int32_t vocab_size, SlotSa
     ++sampling->num_stop_ids;
   }
   if (sampling->num_biases > kMaxSlotBiases || sampling->num_bad_words > kMaxSlotBadWords ||
-      sampling->num_bad_word_ids > kMaxBadWordIds || sampling->num_stop_ids > kMaxSlotStopIds) {
+      sampling->num_bad_word_ids > kMaxSlotBadWordIds || sampling->num_stop_ids > kMaxSlotStopIds) {
     return Wrong(setup.slot, sampling->num_biases, " logit biases, ", sampling->num_bad_words,
                  " bad words of ", sampling->num_bad_word_ids, " ids, ", sampling->num_stop_ids,
                  " stop ids");

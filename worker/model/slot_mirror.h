@@ -14,10 +14,6 @@
 
 namespace caravan {
 
-// Words of SlotTables::lists that any valid request fits in.
-constexpr int64_t kSlotListWords =
-    2 * kMaxSlotBiases + kMaxSlotBadWords + kMaxBadWordIds + kMaxSlotStopIds;
-
 // Takes one change of a slot's array on the device, as SlotUpdateBuffer::Add.
 using SlotChange = std::function<void(SlotArray array, int32_t slot, int32_t offset,
                                       std::span<const int32_t> words)>;

@@ -9,8 +9,6 @@
 namespace caravan {
 namespace {
 
-constexpr uint32_t kInPrompt = 0x80000000U;
-
 bool HasPenalties(const SamplingParams& sampling) {
   return sampling.repetition_penalty != 1 || sampling.frequency_penalty != 0 ||
          sampling.presence_penalty != 0;
@@ -26,6 +24,7 @@ void SlotState::Setup(const SlotSetup& setup, int32_t vocab_size) {
   prompt_tokens_ = std::min(setup.prompt_tokens, static_cast<int32_t>(tokens_.size()));
   sample_index_ = setup.sample_index;
   sampling_ = setup.sampling;
+<<<<<<< HEAD
   if (!HasPenalties(sampling_)) return;
   counts_.assign(static_cast<size_t>(vocab_size), 0);
   const int32_t first_counted = sampling_.penalize_prompt ? 0 : prompt_tokens_;
@@ -36,6 +35,8 @@ void SlotState::Setup(const SlotSetup& setup, int32_t vocab_size) {
       counts_[static_cast<size_t>(tokens_[i])] |= kInPrompt;
     }
   }
+=======
+>>>>>>> sampling
 }
 
 absl::Status SlotState::BeginWork(const SlotWork& work, int32_t num_blocks, int32_t block_tokens) {
@@ -113,7 +114,8 @@ SamplingRow SlotState::RowFor(int32_t position) {
   }
   SamplingRow row;
   row.biases = biases_;
-  row.token_counts = counts_;
+  if (HasPenalties(sampling_)) row.history = history;
+  row.history_prompt = prompt_tokens_;
   row.repetition_penalty = sampling_.repetition_penalty;
   row.frequency_penalty = sampling_.frequency_penalty;
   row.presence_penalty = sampling_.presence_penalty;
@@ -130,12 +132,9 @@ SamplingRow SlotState::RowFor(int32_t position) {
 }
 
 void SlotState::SetToken(int32_t position, int32_t token_id) {
-  while (static_cast<int32_t>(tokens_.size()) > position) {
-    Count(tokens_.back(), -1);
-    tokens_.pop_back();
-  }
+  if (static_cast<int32_t>(tokens_.size()) > position)
+    tokens_.resize(static_cast<size_t>(position));
   tokens_.push_back(token_id);
-  Count(token_id, 1);
 }
 
 void SlotState::AddBadWords(std::span<const int32_t> history) {
@@ -150,11 +149,6 @@ void SlotState::AddBadWords(std::span<const int32_t> history) {
 
 void SlotState::AddBias(int32_t token_id, float bias) {
   if (token_id >= 0 && token_id < vocab_size_) biases_.push_back({token_id, bias});
-}
-
-void SlotState::Count(int32_t token_id, int32_t change) {
-  if (counts_.empty() || token_id < 0 || token_id >= vocab_size_) return;
-  counts_[static_cast<size_t>(token_id)] += static_cast<uint32_t>(change);
 }
 
 }  // namespace caravan

@@ -39,7 +39,6 @@ class SlotState {
   float TopP() const;
   void AddBadWords(std::span<const int32_t> history);
   void AddBias(int32_t token_id, float bias);
-  void Count(int32_t token_id, int32_t change);
 
   bool active_ = false;
   int32_t vocab_size_ = 0;
@@ -48,7 +47,6 @@ class SlotState {
   SamplingParams sampling_;
   std::vector<int32_t> tokens_;
   std::vector<int32_t> blocks_;
-  std::vector<uint32_t> counts_;  // see SamplingRow::token_counts; empty without penalties
   std::vector<TokenBias> biases_;
 };
 

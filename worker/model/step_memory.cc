@@ -1,7 +1,6 @@
 #include "worker/model/step_memory.h"
 
 #include "common/status.h"
-#include "worker/model/slot_mirror.h"
 
 namespace caravan {
 namespace {
@@ -40,7 +39,7 @@ StepMemory LayOut(const RunnerLimits& limits, Pieces* pieces) {
   tables.num_slots = limits.max_slots;
   tables.token_stride = positions + 1;
   tables.block_stride = (positions + limits.block_tokens - 1) / limits.block_tokens;
-  tables.list_stride = kSlotListWords;
+  tables.list_stride = kMaxSlotListWords;
   tables.tokens = pieces->Take<int32_t>(slots * tables.token_stride).data();
   tables.blocks = pieces->Take<int32_t>(slots * tables.block_stride).data();
   tables.lists = pieces->Take<int32_t>(slots * tables.list_stride).data();

@@ -84,32 +84,29 @@ TEST(SlotState, AddsLogitBiasesAndIgnoresIdsOutsideOfTheVocabulary) {
   EXPECT_EQ(Biases(slot, 1), (std::map<int32_t, float>{{3, kBanned}}));
 }
 
-TEST(SlotState, CountsOutputAndMarksThePrompt) {
+TEST(SlotState, GivesTheTokensBeforeAPositionToPenalties) {
   SamplingParams sampling;
   sampling.repetition_penalty = 1.5F;
   SlotState slot = MakeSlot({1, 2, 2, 6, 2}, 3, sampling);  // 6 and 2 are resumed output
   slot.SetToken(5, 6);
-  const auto counts = slot.RowFor(6).token_counts;
-  constexpr uint32_t kInPrompt = 0x80000000U;
-  EXPECT_THAT(std::vector<uint32_t>(counts.begin(), counts.end()),
-              ElementsAre(0, kInPrompt, kInPrompt | 1, 0, 0, 0, 2, 0, 0, 0));
+  const SamplingRow row = slot.RowFor(6);
+  EXPECT_THAT(std::vector<int32_t>(row.history.begin(), row.history.end()),
+              ElementsAre(1, 2, 2, 6, 2, 6));
+  EXPECT_EQ(row.history_prompt, 3);
   slot.SetToken(3, 9);  // a rollback of two tokens
-  const auto after = slot.RowFor(4).token_counts;
-  EXPECT_THAT(std::vector<uint32_t>(after.begin(), after.end()),
-              ElementsAre(0, kInPrompt, kInPrompt, 0, 0, 0, 0, 0, 0, 1));
-  EXPECT_THAT(std::vector<int32_t>(slot.tokens().begin(), slot.tokens().end()),
-              ElementsAre(1, 2, 2, 9));
+  const auto after = slot.RowFor(4).history;
+  EXPECT_THAT(std::vector<int32_t>(after.begin(), after.end()), ElementsAre(1, 2, 2, 9));
 }
 
-TEST(SlotState, KeepsNoCountsWithoutPenalties) {
+TEST(SlotState, GivesNoHistoryWithoutPenalties) {
   SlotState slot = MakeSlot({1}, 1, {});
-  EXPECT_TRUE(slot.RowFor(1).token_counts.empty());
+  EXPECT_TRUE(slot.RowFor(1).history.empty());
   for (const auto field : {&SamplingParams::repetition_penalty, &SamplingParams::presence_penalty,
                            &SamplingParams::frequency_penalty}) {
     SamplingParams sampling;
     sampling.*field = 0.25F;
     SlotState penalized = MakeSlot({1}, 1, sampling);
-    EXPECT_EQ(penalized.RowFor(1).token_counts.size(), static_cast<size_t>(kVocab));
+    EXPECT_EQ(penalized.RowFor(1).history.size(), 1u);
   }
 }
 
