@@ -24,19 +24,6 @@ void SlotState::Setup(const SlotSetup& setup, int32_t vocab_size) {
   prompt_tokens_ = std::min(setup.prompt_tokens, static_cast<int32_t>(tokens_.size()));
   sample_index_ = setup.sample_index;
   sampling_ = setup.sampling;
-<<<<<<< HEAD
-  if (!HasPenalties(sampling_)) return;
-  counts_.assign(static_cast<size_t>(vocab_size), 0);
-  const int32_t first_counted = sampling_.penalize_prompt ? 0 : prompt_tokens_;
-  for (size_t i = 0; i < tokens_.size(); ++i) {
-    if (static_cast<int32_t>(i) >= first_counted) {
-      Count(tokens_[i], 1);
-    } else if (tokens_[i] >= 0 && tokens_[i] < vocab_size_) {
-      counts_[static_cast<size_t>(tokens_[i])] |= kInPrompt;
-    }
-  }
-=======
->>>>>>> sampling
 }
 
 absl::Status SlotState::BeginWork(const SlotWork& work, int32_t num_blocks, int32_t block_tokens) {
@@ -115,7 +102,7 @@ SamplingRow SlotState::RowFor(int32_t position) {
   SamplingRow row;
   row.biases = biases_;
   if (HasPenalties(sampling_)) row.history = history;
-  row.history_prompt = prompt_tokens_;
+  row.history_prompt = sampling_.penalize_prompt ? 0 : prompt_tokens_;
   row.repetition_penalty = sampling_.repetition_penalty;
   row.frequency_penalty = sampling_.frequency_penalty;
   row.presence_penalty = sampling_.presence_penalty;

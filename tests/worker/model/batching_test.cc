@@ -84,6 +84,7 @@ struct Setting {
   bool pipelined = true;
   bool tiny_pool = false;  // too small for what runs at once: sequences are preempted
   SumOrder sum_order = SumOrder::kByRank;
+  ModelTarget target = {};
 };
 
 class BatchingTest : public testing::Test {
@@ -109,7 +110,8 @@ class BatchingTest : public testing::Test {
     options.block_tokens = 4;
     options.num_blocks = setting.tiny_pool ? 24 : 1024;
     options.max_slots = 32;
-    return ThreadReplica::Make(load, options, setting.world_size, setting.sum_order);
+    return ThreadReplica::Make(load, options, setting.world_size, setting.sum_order,
+                               setting.target);
   }
 
   Outputs RunAlone(const Setting& setting, const std::vector<Request>& requests) {
@@ -221,6 +223,86 @@ TEST_F(BatchingTest, HoldsForPromptsBeyondTheOriginalLengthOfDynamicRope) {
           << "chunk " << chunk << " tiny_pool " << tiny_pool;
       EXPECT_GT(stats_.cached_tokens, 0U);
     }
+  }
+}
+
+// Slots that live on the device give what slots on the host give.
+TEST_F(BatchingTest, HoldsWithTheSlotsOnTheDevice) {
+  for (const bool dynamic_rope : {false, true}) {
+    if (dynamic_rope) {
+      nlohmann::json config = TinyConfig();
+      config["max_position_embeddings"] = 32;
+      config["rope_scaling"] = {{"rope_type", "dynamic"}, {"factor", 4.0}};
+      WriteModel(config);
+    }
+    const std::vector<Request> requests = RandomRequests(4);
+    const Outputs alone = RunAlone({}, requests);
+    Setting setting;
+    setting.target.slots_on_device = true;
+    for (const bool pipelined : {true, false}) {
+      for (const bool tiny_pool : {true, false}) {
+        setting.pipelined = pipelined;
+        setting.tiny_pool = tiny_pool;
+        setting.chunk = tiny_pool ? 7 : 512;
+        EXPECT_EQ(CountDifferences(alone, RunTogether(setting, requests)), 0)
+            << "pipelined " << pipelined << " tiny_pool " << tiny_pool;
+      }
+    }
+  }
+}
+
+// On CUDA where the stream is batch invariant: with graphs and without, pipelined and not.
+class BatchingOnCuda
+    : public BatchingTest,
+      public testing::WithParamInterface<std::tuple<std::string, int, bool, int32_t>> {};
+
+TEST_P(BatchingOnCuda, GivesTheTokensOfOneByOne) {
+  Setting setting;
+  setting.target = {.device = Device::kCuda, .batch_invariant = true};
+  CARAVAN_SKIP_WITHOUT_MODEL_TARGET(setting.target);
+  std::tie(setting.dtype, setting.world_size, setting.prefix_cache, setting.chunk) = GetParam();
+  const std::vector<Request> requests = RandomRequests(1);
+  const Outputs alone = RunAlone(setting, requests);
+  for (const bool graphs : {true, false}) {
+    if (graphs && setting.world_size > 1) continue;  // these ranks meet on the host
+    for (const bool pipelined : {true, false}) {
+      for (const bool tiny_pool : {true, false}) {
+        setting.target.graphs = graphs;
+        setting.pipelined = pipelined;
+        setting.tiny_pool = tiny_pool;
+        EXPECT_EQ(CountDifferences(alone, RunTogether(setting, requests)), 0)
+            << "graphs " << graphs << " pipelined " << pipelined << " tiny_pool " << tiny_pool;
+        EXPECT_EQ(stats_.preemptions > 0, tiny_pool);
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, BatchingOnCuda,
+                         testing::Combine(testing::Values("float32", "float16", "bfloat16"),
+                                          testing::Values(1, 2), testing::Bool(),
+                                          testing::Values(7, 512)),
+                         [](const auto& info) {
+                           return absl::StrCat(std::get<0>(info.param), "_tp",
+                                               std::get<1>(info.param),
+                                               std::get<2>(info.param) ? "_cache" : "_no_cache",
+                                               "_chunk", std::get<3>(info.param));
+                         });
+
+// The reference loop, unpipelined and without graphs, and the fast one take the same choices.
+TEST_F(BatchingTest, PipelinedGraphsGiveWhatTheSimpleLoopGivesOnCuda) {
+  Setting setting;
+  setting.target = {.device = Device::kCuda};
+  CARAVAN_SKIP_WITHOUT_MODEL_TARGET(setting.target);
+  const std::vector<Request> requests = RandomRequests(5);
+  for (const char* dtype : {"float32", "bfloat16"}) {
+    setting.dtype = dtype;
+    setting.target.graphs = false;
+    setting.pipelined = false;
+    const Outputs simple = RunTogether(setting, requests);
+    setting.target.graphs = true;
+    setting.pipelined = true;
+    EXPECT_EQ(CountDifferences(simple, RunTogether(setting, requests)), 0) << dtype;
   }
 }
 

@@ -85,19 +85,22 @@ LoadOptions OptionsFor(const std::string& folder, const std::string& dtype) {
 // The models of all ranks, run together on one sequence.
 class Ranks {
  public:
-  Ranks(const std::string& folder, const std::string& dtype, int world_size)
-      : Ranks(folder, dtype, MakeThreadRanks(world_size)) {}
+  Ranks(const std::string& folder, const std::string& dtype, int world_size,
+        const ModelTarget& target = {})
+      : Ranks(folder, dtype, MakeThreadRanks(world_size), target) {}
 
   Ranks(const std::string& folder, const std::string& dtype,
-        std::vector<std::shared_ptr<Collectives>> groups)
+        std::vector<std::shared_ptr<Collectives>> groups, const ModelTarget& target = {})
       : groups_(std::move(groups)) {
     const auto world_size = static_cast<int>(groups_.size());
     for (int rank = 0; rank < world_size; ++rank) {
       LoadOptions options = OptionsFor(folder, dtype);
       options.shard = {rank, world_size};
+      streams_.push_back(OpenStream(target));
+      options.stream = StreamOf(streams_.back());
       auto model = LoadLlama(options);
       CARAVAN_CHECK(model.ok(), std::string(model.status().message()));
-      const KvMemoryOptions kv_options = {kBlockTokens, 32, 0, (*model)->dtype()};
+      const KvMemoryOptions kv_options = {kBlockTokens, 32, 0, (*model)->dtype(), options.stream};
       auto kv = KvMemory::Allocate((*model)->config(), (*model)->layout(), kv_options);
       CARAVAN_CHECK(kv.ok(), std::string(kv.status().message()));
       models_.push_back(*std::move(model));
@@ -125,24 +128,39 @@ class Ranks {
   void Run(size_t rank, const std::vector<int32_t>& ids, const std::vector<int32_t>& positions,
            std::vector<float>* out) {
     LlamaModel& model = *models_[rank];
+    const DeviceStream stream = model.stream();
+    if (stream.device() == Device::kCuda) stream.cuda().MakeCurrent();
     const auto tokens = static_cast<int32_t>(ids.size());
     std::vector<int32_t> rope_rows;
     model.rope().BeginStep();
     for (int32_t p = 0; p < tokens; ++p) rope_rows.push_back(model.rope().RowFor(p, tokens));
+    const std::span<const float> scratch = model.rope().scratch();
+    if (stream.device() == Device::kCuda) {
+      CopyFromHost(model.rope().scratch_target(), scratch.data(),
+                   static_cast<int64_t>(scratch.size_bytes()), stream);
+    }
     std::vector<int32_t> blocks;  // from the last one down: an order of its own
     for (int32_t b = 0; b * kBlockTokens < tokens; ++b) blocks.push_back(31 - b);
-    const std::vector<int32_t> starts = {0, tokens};
-    const std::vector<int32_t> lengths = {tokens};
-    const PagedBatch paged = {starts, lengths, blocks.data(), static_cast<int64_t>(blocks.size())};
-    const auto logits = model.Forward({ids, rope_rows, paged, positions}, kv_[rank], *groups_[rank],
-                                      DeviceStream::Cpu());
+    const DeviceArray<int32_t> starts({0, tokens}, stream);
+    const DeviceArray<int32_t> lengths({tokens}, stream);
+    const DeviceArray<int32_t> table(blocks, stream);
+    const DeviceArray<int32_t> inputs(ids, stream);
+    const DeviceArray<int32_t> ropes(rope_rows, stream);
+    const DeviceArray<int32_t> wanted(positions, stream);
+    const PagedBatch paged = {starts.span(), lengths.span(), table.span().data(),
+                              static_cast<int64_t>(blocks.size())};
+    const auto logits = model.Forward({inputs.span(), ropes.span(), paged, wanted.span()},
+                                      kv_[rank], *groups_[rank], stream);
     CARAVAN_CHECK(logits.ok(), std::string(logits.status().message()));
-    for (int64_t r = 0; out != nullptr && r < logits->rows; ++r) {
-      const auto* row = static_cast<const float*>(logits->row(r));
+    if (out == nullptr) return;
+    const std::vector<float> values = FloatsOf(*logits, stream);
+    for (int64_t r = 0; r < logits->rows; ++r) {
+      const auto row = values.begin() + r * logits->cols;
       out->insert(out->end(), row, row + model.config().vocab_size);
     }
   }
 
+  std::vector<std::unique_ptr<CudaStream>> streams_;
   std::vector<std::shared_ptr<Collectives>> groups_;
   std::vector<std::unique_ptr<LlamaModel>> models_;
   std::vector<KvMemory> kv_;
@@ -248,6 +266,7 @@ struct GoldenCase {
   std::string model;
   std::string dtype;
   int world_size = 1;
+  ModelTarget target = {};
 };
 
 std::vector<std::string> ModelNames() {
@@ -260,8 +279,10 @@ std::vector<std::string> ModelNames() {
   return names;
 }
 
-// Every model in every dtype at every degree that divides it.
-std::vector<GoldenCase> Cases(const std::vector<std::string>& dtypes) {
+// Every model in every dtype at every degree that divides it. Ranks in one process exchange sums
+// through host memory, which graphs can't hold.
+std::vector<GoldenCase> Cases(const std::vector<std::string>& dtypes,
+                              const std::vector<ModelTarget>& targets = {{}}) {
   std::vector<GoldenCase> cases;
   for (const std::string& name : ModelNames()) {
     const auto config = LoadModelConfig(absl::StrCat(kModels, "/", name));
@@ -269,7 +290,10 @@ std::vector<GoldenCase> Cases(const std::vector<std::string>& dtypes) {
     for (const std::string& dtype : dtypes) {
       for (const int world_size : {1, 2, 4}) {
         if (!MakeShardLayout(*config, {0, world_size}).ok()) continue;
-        cases.push_back({name, dtype, world_size});
+        for (const ModelTarget& target : targets) {
+          if (target.graphs && world_size > 1) continue;
+          cases.push_back({name, dtype, world_size, target});
+        }
       }
     }
   }
@@ -277,18 +301,28 @@ std::vector<GoldenCase> Cases(const std::vector<std::string>& dtypes) {
 }
 
 std::string NameOfCase(const testing::TestParamInfo<GoldenCase>& info) {
-  return absl::StrCat(info.param.model, "_", info.param.dtype, "_tp", info.param.world_size);
+  return absl::StrCat(info.param.model, "_", info.param.dtype, "_tp", info.param.world_size, "_",
+                      NameOf(info.param.target));
+}
+
+std::vector<ModelTarget> EagerCudaTargets() {
+  std::vector<ModelTarget> targets = CudaModelTargets();
+  std::erase_if(targets, [](const ModelTarget& target) { return target.graphs; });
+  return targets;
 }
 
 class LlamaGolden : public testing::TestWithParam<GoldenCase> {
  protected:
   // Ranks of these tests are threads: more of them inside an operator would only wait.
-  void SetUp() override { SetCpuThreads(1); }
+  void SetUp() override {
+    CARAVAN_SKIP_WITHOUT_MODEL_TARGET(GetParam().target);
+    SetCpuThreads(1);
+  }
   std::string folder() const { return absl::StrCat(kModels, "/", GetParam().model); }
 };
 
 TEST_P(LlamaGolden, GivesTheLogitsOfTransformers) {
-  Ranks ranks(folder(), GetParam().dtype, GetParam().world_size);
+  Ranks ranks(folder(), GetParam().dtype, GetParam().world_size, GetParam().target);
   Ranks exact(folder(), "float32", 1);
   Ranks noisy(folder(), "float32", {std::make_shared<NoisySums>()});
   const ModelConfig& config = ranks.model().config();
@@ -318,6 +352,10 @@ TEST_P(LlamaGolden, GivesTheLogitsOfTransformers) {
 
 INSTANTIATE_TEST_SUITE_P(AllModels, LlamaGolden,
                          testing::ValuesIn(Cases({"float32", "float16", "bfloat16"})), NameOfCase);
+INSTANTIATE_TEST_SUITE_P(OnCuda, LlamaGolden,
+                         testing::ValuesIn(Cases({"float32", "float16", "bfloat16"},
+                                                 EagerCudaTargets())),
+                         NameOfCase);
 
 class LlamaGreedy : public LlamaGolden {};
 
@@ -326,7 +364,8 @@ TEST_P(LlamaGreedy, GeneratesTheSequencesOfTransformers) {
   options.num_blocks = 32;
   options.max_slots = 1;
   const auto replica =
-      ThreadReplica::Make(OptionsFor(folder(), GetParam().dtype), options, GetParam().world_size);
+      ThreadReplica::Make(OptionsFor(folder(), GetParam().dtype), options, GetParam().world_size,
+                          SumOrder::kByRank, GetParam().target);
   int compared = 0;
   for (const Prompt& prompt : ReadPrompts(folder())) {
     if (prompt.greedy.empty()) continue;
@@ -345,35 +384,61 @@ TEST_P(LlamaGreedy, GeneratesTheSequencesOfTransformers) {
 }
 
 INSTANTIATE_TEST_SUITE_P(AllModels, LlamaGreedy, testing::ValuesIn(Cases({"float32"})), NameOfCase);
+INSTANTIATE_TEST_SUITE_P(OnCuda, LlamaGreedy,
+                         testing::ValuesIn(Cases({"float32"}, CudaModelTargets())), NameOfCase);
+INSTANTIATE_TEST_SUITE_P(WithSlotsOnTheDevice, LlamaGreedy, testing::ValuesIn([] {
+                           std::vector<GoldenCase> cases =
+                               Cases({"float32"}, {{.slots_on_device = true}});
+                           std::erase_if(cases, [](const auto& c) { return c.world_size > 1; });
+                           return cases;
+                         }()),
+                         NameOfCase);
 
-TEST(LlamaDemo, GeneratesTheStoriesOfTransformersInBothDtypes) {
+// How many greedy stories of the bundled model, which is trained, are those of transformers.
+void CompareStories(const std::string& dtype, int world_size, const ModelTarget& target) {
   SetCpuThreads(1);
   std::ifstream file(CARAVAN_SOURCE_DIR "/tests/golden/demo.json");
   const nlohmann::json answers = nlohmann::json::parse(file)["answers"];
   ASSERT_FALSE(answers.empty());
-  for (const char* dtype : {"float32", "bfloat16"}) {
-    for (const int world_size : {1, 2, 4}) {
-      LlamaRunnerOptions options;
-      options.num_blocks = 32;
-      options.max_slots = 1;
-      const auto replica = ThreadReplica::Make(OptionsFor(CARAVAN_SOURCE_DIR "/models/demo", dtype),
-                                               options, world_size);
-      for (const nlohmann::json& answer : answers) {
-        Request request;
-        request.prompt = answer["prompt_ids"].get<std::vector<int32_t>>();
-        request.sampling.temperature = 0;
-        request.sampling.max_tokens = answer["max_tokens"].get<int32_t>();
-        request.sampling.stop_token_ids = replica->rank(0).model().config().eos_token_ids;
-        std::vector<int32_t> ids;
-        for (const EmittedToken& token : GenerateAlone(*replica, request)) {
-          ids.push_back(token.token_id);
-        }
-        EXPECT_EQ(ids, answer["greedy_ids"].get<std::vector<int32_t>>())
-            << dtype << " tensor parallel " << world_size << ": " << answer["prompt"];
-      }
+  LlamaRunnerOptions options;
+  options.num_blocks = 32;
+  options.max_slots = 1;
+  const auto replica = ThreadReplica::Make(OptionsFor(CARAVAN_SOURCE_DIR "/models/demo", dtype),
+                                           options, world_size, SumOrder::kByRank, target);
+  for (const nlohmann::json& answer : answers) {
+    Request request;
+    request.prompt = answer["prompt_ids"].get<std::vector<int32_t>>();
+    request.sampling.temperature = 0;
+    request.sampling.max_tokens = answer["max_tokens"].get<int32_t>();
+    request.sampling.stop_token_ids = replica->rank(0).model().config().eos_token_ids;
+    std::vector<int32_t> ids;
+    for (const EmittedToken& token : GenerateAlone(*replica, request)) {
+      ids.push_back(token.token_id);
     }
+    EXPECT_EQ(ids, answer["greedy_ids"].get<std::vector<int32_t>>())
+        << dtype << " tensor parallel " << world_size << ": " << answer["prompt"];
   }
 }
+
+TEST(LlamaDemo, GeneratesTheStoriesOfTransformersInBothDtypes) {
+  for (const char* dtype : {"float32", "bfloat16"}) {
+    for (const int world_size : {1, 2, 4}) CompareStories(dtype, world_size, {});
+  }
+}
+
+class LlamaDemoOnCuda : public testing::TestWithParam<ModelTarget> {};
+
+TEST_P(LlamaDemoOnCuda, GeneratesTheStoriesOfTransformersInBothDtypes) {
+  CARAVAN_SKIP_WITHOUT_MODEL_TARGET(GetParam());
+  for (const char* dtype : {"float32", "bfloat16"}) {
+    CompareStories(dtype, 1, GetParam());
+    if (!GetParam().graphs) CompareStories(dtype, 2, GetParam());
+  }
+}
+
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(LlamaDemoOnCuda);
+INSTANTIATE_TEST_SUITE_P(All, LlamaDemoOnCuda, testing::ValuesIn(CudaModelTargets()),
+                         [](const auto& info) { return NameOf(info.param); });
 
 TEST(LlamaGoldenFiles, CoverADozenModelsAndTensorParallelism) {
   EXPECT_GE(ModelNames().size(), 12U);

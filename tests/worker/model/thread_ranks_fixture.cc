@@ -69,10 +69,11 @@ class ThreadRank final : public Collectives {
   int rank() const override { return rank_; }
   int world_size() const override { return static_cast<int>(meeting_->size()); }
 
-  absl::Status AllReduceSum(MatrixView x, DeviceStream) override {
+  absl::Status AllReduceSum(MatrixView x, DeviceStream stream) override {
     const int64_t count = x.rows * x.cols;
     mine_.resize(static_cast<size_t>(count));
-    ConvertElements(x.data, x.dtype, mine_.data(), DType::kFloat32, count);
+    const std::vector<std::byte> before = Download(x, stream);
+    ConvertElements(before.data(), x.dtype, mine_.data(), DType::kFloat32, count);
     if (!meeting_->Arrive(rank_, mine_.data())) return Lost();
     std::vector<float> sum(mine_.size(), 0.0F);
     // A mask and no branch: g++ 12 at -O2 drops the truncation from under an `if`.
@@ -85,19 +86,27 @@ class ThreadRank final : public Collectives {
       }
     }
     if (!meeting_->Depart()) return Lost();
-    ConvertElements(sum.data(), DType::kFloat32, x.data, x.dtype, count);
+    std::vector<std::byte> after(before.size());
+    ConvertElements(sum.data(), DType::kFloat32, after.data(), x.dtype, count);
+    CopyFromHost(x.data, after.data(), static_cast<int64_t>(after.size()), stream);
     return absl::OkStatus();
   }
 
-  absl::Status GatherColumns(ConstMatrixView shard, MatrixView full, DeviceStream) override {
-    if (!meeting_->Arrive(rank_, const_cast<void*>(shard.data))) return Lost();
-    for (size_t rank = 0; rank_ == 0 && rank < meeting_->size(); ++rank) {
-      ConstMatrixView from = shard;
-      from.data = meeting_->pointer(rank);
-      const MatrixView to = full.Columns(static_cast<int64_t>(rank) * shard.cols, shard.cols);
-      for (int64_t r = 0; r < shard.rows; ++r) {
-        std::memcpy(to.row(r), from.row(r), static_cast<size_t>(shard.cols * SizeOf(shard.dtype)));
+  bool gathers_on_all_ranks() const override { return true; }
+  absl::Status GatherColumns(ConstMatrixView shard, MatrixView full, DeviceStream stream) override {
+    std::vector<std::byte> mine = Download(shard, stream);
+    if (!meeting_->Arrive(rank_, mine.data())) return Lost();
+    std::vector<std::byte> all(mine.size() * meeting_->size());
+    const auto row_bytes = static_cast<size_t>(shard.cols * SizeOf(shard.dtype));
+    for (size_t rank = 0; rank < meeting_->size(); ++rank) {
+      const auto* from = static_cast<const std::byte*>(meeting_->pointer(rank));
+      for (size_t r = 0; r < static_cast<size_t>(shard.rows); ++r) {
+        std::memcpy(&all[(r * meeting_->size() + rank) * row_bytes], from + r * row_bytes,
+                    row_bytes);
       }
+    }
+    if (!full.empty()) {
+      CopyFromHost(full.data, all.data(), static_cast<int64_t>(all.size()), stream);
     }
     return meeting_->Depart() ? absl::OkStatus() : Lost();
   }
@@ -111,6 +120,17 @@ class ThreadRank final : public Collectives {
   void Abort() override { meeting_->Abort(); }
 
  private:
+  static std::vector<std::byte> Download(ConstMatrixView x, DeviceStream stream) {
+    CARAVAN_CHECK(x.row_stride == x.cols);
+    std::vector<std::byte> bytes(static_cast<size_t>(x.rows * x.cols * SizeOf(x.dtype)));
+    if (stream.device() == Device::kCpu) {
+      std::memcpy(bytes.data(), x.data, bytes.size());
+    } else {
+      CopyToHost(bytes.data(), x.data, static_cast<int64_t>(bytes.size()), stream.cuda());
+      stream.cuda().Synchronize();
+    }
+    return bytes;
+  }
   static absl::Status Lost() { return absl::UnavailableError("the group was aborted"); }
 
   std::shared_ptr<Meeting> meeting_;
@@ -132,14 +152,18 @@ std::vector<std::shared_ptr<Collectives>> MakeThreadRanks(int world_size, SumOrd
 
 std::unique_ptr<ThreadReplica> ThreadReplica::Make(LoadOptions load,
                                                    const LlamaRunnerOptions& options,
-                                                   int world_size, SumOrder order) {
+                                                   int world_size, SumOrder order,
+                                                   const ModelTarget& target) {
   auto replica = std::make_unique<ThreadReplica>();
   const auto ranks = MakeThreadRanks(world_size, order);
   for (int rank = 0; rank < world_size; ++rank) {
     load.shard = {rank, world_size};
+    replica->streams_.push_back(OpenStream(target));
+    load.stream = StreamOf(replica->streams_.back());
     auto model = LoadLlama(load);
     CARAVAN_CHECK(model.ok(), std::string(model.status().message()));
-    auto runner = LlamaRunner::Create(*std::move(model), ranks[static_cast<size_t>(rank)], options);
+    auto runner = LlamaRunner::Create(*std::move(model), ranks[static_cast<size_t>(rank)],
+                                      With(options, target));
     CARAVAN_CHECK(runner.ok(), std::string(runner.status().message()));
     replica->ranks_.push_back(*std::move(runner));
   }

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/worker/model/model_target_fixture.h"
 #include "worker/engine/model_runner.h"
 #include "worker/model/collectives.h"
 #include "worker/model/llama_runner.h"
@@ -15,7 +16,8 @@ namespace caravan {
 // batching notice: where a call has one row, the running sum is kept in bfloat16.
 enum class SumOrder { kByRank, kByRowCount };
 
-// A group of `world_size` that meet in this process's memory.
+// A group of `world_size` that meet in this process's host memory. What lies on a GPU is copied to
+// it and back, which no CUDA graph can hold.
 std::vector<std::shared_ptr<Collectives>> MakeThreadRanks(int world_size,
                                                           SumOrder order = SumOrder::kByRank);
 
@@ -23,9 +25,10 @@ std::vector<std::shared_ptr<Collectives>> MakeThreadRanks(int world_size,
 // other ranks' results are checked to hold the same ids.
 class ThreadReplica final : public ModelRunner {
  public:
-  // `load` and `options` are for each rank; the shard is filled in.
+  // `load` and `options` are for each rank; shard, stream and what the target says are filled in.
   static std::unique_ptr<ThreadReplica> Make(LoadOptions load, const LlamaRunnerOptions& options,
-                                             int world_size, SumOrder order = SumOrder::kByRank);
+                                             int world_size, SumOrder order = SumOrder::kByRank,
+                                             const ModelTarget& target = {});
   ~ThreadReplica() override;
 
   const RunnerLimits& limits() const override { return ranks_[0]->limits(); }
@@ -36,6 +39,7 @@ class ThreadReplica final : public ModelRunner {
   LlamaRunner& rank(int index) { return *ranks_[static_cast<size_t>(index)]; }
 
  private:
+  std::vector<std::unique_ptr<CudaStream>> streams_;
   std::vector<std::unique_ptr<LlamaRunner>> ranks_;
 };
 
