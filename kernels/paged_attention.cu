@@ -1,12 +1,12 @@
-#include "kernels/paged_attention.h"
-
 #include <bit>
 #include <numbers>
 
 #include "kernels/device/cuda_check.h"
 #include "kernels/device/cuda_stream.h"
 #include "kernels/device/elements.cuh"
+#include "kernels/device/launch.cuh"
 #include "kernels/device/paged_attention.cuh"
+#include "kernels/paged_attention.h"
 
 namespace caravan::cuda {
 namespace {
@@ -31,8 +31,7 @@ AttentionArguments MakeArguments(ConstMatrixView q, const KvCacheView& kv, const
       .group = static_cast<int32_t>(q.cols / kv.head_size / kv.kv_heads),
       .head_size = kv.head_size,
       .block_tokens = kv.block_tokens,
-      .block_shift =
-          power_of_two ? std::countr_zero(static_cast<unsigned>(kv.block_tokens)) : -1,
+      .block_shift = power_of_two ? std::countr_zero(static_cast<unsigned>(kv.block_tokens)) : -1,
       .scale = scale * std::numbers::log2e_v<float>,
   };
 }
@@ -52,6 +51,8 @@ constexpr int kCopyThreads = 256;
 template <typename Piece>
 __global__ void CopyBlocksKernel(Piece* keys, Piece* values, int64_t block_pieces,
                                  const BlockCopy* copies, int count) {
+  ReleaseSuccessor();
+  WaitForPredecessor();
   const int64_t piece = int64_t{blockIdx.x} * kCopyThreads + threadIdx.x;
   if (piece >= block_pieces) return;
   Piece* memory = (blockIdx.y == 0 ? keys : values) + piece;
@@ -65,10 +66,9 @@ void LaunchCopy(const KvCacheView& kv, int64_t block_bytes, std::span<const Bloc
                 const CudaStream& stream) {
   const int64_t pieces = block_bytes / static_cast<int64_t>(sizeof(Piece));
   const dim3 grid(static_cast<unsigned>((pieces + kCopyThreads - 1) / kCopyThreads), 2);
-  CopyBlocksKernel<<<grid, kCopyThreads, 0, stream.handle()>>>(
-      static_cast<Piece*>(kv.keys), static_cast<Piece*>(kv.values), pieces, copies.data(),
-      static_cast<int>(copies.size()));
-  CARAVAN_CUDA_CHECK(cudaGetLastError());
+  LaunchDependent(CopyBlocksKernel<Piece>, {.grid = grid, .threads = kCopyThreads}, stream,
+                  static_cast<Piece*>(kv.keys), static_cast<Piece*>(kv.values), pieces,
+                  copies.data(), static_cast<int>(copies.size()));
 }
 
 }  // namespace
@@ -95,8 +95,7 @@ void PagedAttention(ConstMatrixView q, const KvCacheView& kv, const PagedBatch& 
 }
 
 void CopyKvBlocks(const KvCacheView& kv, std::span<const BlockCopy> copies, CudaStream& stream) {
-  const int64_t bytes =
-      int64_t{kv.kv_heads} * kv.block_tokens * kv.head_size * SizeOf(kv.dtype);
+  const int64_t bytes = int64_t{kv.kv_heads} * kv.block_tokens * kv.head_size * SizeOf(kv.dtype);
   if (bytes % 16 == 0 && IsAligned16(kv.keys) && IsAligned16(kv.values)) {
     LaunchCopy<uint4>(kv, bytes, copies, stream);
   } else {
