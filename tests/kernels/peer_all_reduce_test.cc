@@ -80,9 +80,8 @@ TEST_P(PeerTest, SumsHaveTheBitsOfTheRankOrderOnAllRanks) {
       for (int r = 0; r < world_size(); ++r) {
         Tensor actual(dtype, rows, cols);
         ranks.Get(r, x[r], &actual);
-        ExpectEqualBits(actual, expected,
-                        testing::Message()
-                            << NameOf(dtype) << " " << rows << " x " << cols << " on rank " << r);
+        SCOPED_TRACE(testing::Message() << NameOf(dtype) << ", " << rows << " x " << cols);
+        ExpectEqualBits(actual, expected, "rank " + std::to_string(r));
         if (HasFatalFailure()) return;
       }
     }
