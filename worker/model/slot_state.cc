@@ -9,6 +9,8 @@
 namespace caravan {
 namespace {
 
+static_assert(kMaxBeamWidth <= kMaxTopLogprobs, "a search needs as many as it has beams");
+
 bool HasPenalties(const SamplingParams& sampling) {
   return sampling.repetition_penalty != 1 || sampling.frequency_penalty != 0 ||
          sampling.presence_penalty != 0;
