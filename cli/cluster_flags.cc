@@ -30,6 +30,9 @@ void ClusterFlags::AddTo(Options* options) {
   options->Add("gateway_port", &gateway_port, "gRPC port of the gateway; 0 = a free one");
   options->Add("metrics_port", &metrics_port, "its port for Prometheus; 0 = a free one");
   options->Add("tokenizer_port", &tokenizer_port, "gRPC port of the tokenizer; 0 = a free one");
+  options->Add("device", &device,
+               "auto, cuda or cpu (default: auto, cuda where a GPU can be used); on CUDA each "
+               "worker has a GPU of its own");
   options->Add("dtype", &dtype, "auto, float32, bfloat16 or float16 (default: the worker's)");
   options->Add("load_format", &load_format, "auto or dummy (random weights)");
   options->Add("kv_cache_bytes", &kv_cache_bytes, "memory of each worker for keys and values");
@@ -71,7 +74,8 @@ ClusterOptions ClusterFlags::MakeOrExit(const Options& options) const {
   cluster.metrics_port = static_cast<int>(metrics_port);
   cluster.tokenizer_port = static_cast<int>(tokenizer_port);
   cluster.drain_timeout_ms = static_cast<int>(drain_timeout_ms);
-  for (const auto& [name, value] : {std::pair{"dtype", &dtype},
+  for (const auto& [name, value] : {std::pair{"device", &device},
+                                    {"dtype", &dtype},
                                     {"load_format", &load_format},
                                     {"kv_cache_bytes", &kv_cache_bytes},
                                     {"max_batch_tokens", &max_batch_tokens}}) {

@@ -18,6 +18,7 @@ struct ClusterFlags {
   int64_t gateway_port = 0;
   int64_t metrics_port = 0;
   int64_t tokenizer_port = 0;
+  std::string device;
   std::string dtype;
   std::string load_format;
   std::string kv_cache_bytes;

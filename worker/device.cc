@@ -42,9 +42,10 @@ absl::Status ChooseGpu(const std::vector<CudaDevice>& devices, const std::string
   }
   const int gpu = config->gpu < 0 ? config->rank : config->gpu;
   if (gpu >= count) {
-    return absl::InvalidArgumentError(absl::StrCat("--gpu is ", gpu, "; ", count,
-                                                   count == 1 ? " GPU is" : " GPUs are",
-                                                   " visible (CUDA_VISIBLE_DEVICES?)"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--gpu is ", gpu, " for rank ", config->rank, "; ", count,
+        count == 1 ? " GPU is" : " GPUs are",
+        " visible (CUDA_VISIBLE_DEVICES?): each rank of each replica needs its own"));
   }
   const CudaDevice& device = devices[static_cast<size_t>(gpu)];
   if (!HasCodeFor(device.compute_capability)) {

@@ -29,9 +29,12 @@ TEST(WorkerConfig, EachBrokenRuleIsASentenceThatNamesTheFlag) {
     EXPECT_THAT(std::string(status.message()), HasSubstr(words));
   };
   expect_refused("--model is empty", [](WorkerConfig& c) { c.model = ""; });
-  expect_refused("this build has no CUDA", [](WorkerConfig& c) { c.device = "cuda"; });
   expect_refused("--device", [](WorkerConfig& c) { c.device = "tpu"; });
   expect_refused("--dtype", [](WorkerConfig& c) { c.dtype = "int8"; });
+  expect_refused("--gpu is -2", [](WorkerConfig& c) { c.gpu = -2; });
+  expect_refused("--gpu_memory_fraction", [](WorkerConfig& c) { c.gpu_memory_fraction = 0; });
+  expect_refused("--gpu_memory_fraction", [](WorkerConfig& c) { c.gpu_memory_fraction = 1.01; });
+  expect_refused("--gpu_memory_wait_ms", [](WorkerConfig& c) { c.gpu_memory_wait_ms = -1; });
   expect_refused("--load_format", [](WorkerConfig& c) { c.load_format = "gguf"; });
   expect_refused("--max_context_tokens", [](WorkerConfig& c) { c.max_context_tokens = -1; });
   expect_refused("--tensor_parallel", [](WorkerConfig& c) { c.tensor_parallel = 0; });
