@@ -24,6 +24,7 @@ struct FollowerOptions {
   uint64_t instance = 0;  // this process life
   int rank = 1;
   int tensor_parallel = 2;
+  int gpu = -1;  // CUDA device of this rank; -1: it computes on the CPU
   std::string leader_address;
   std::string fingerprint;
   std::string build;
@@ -69,6 +70,7 @@ class ReplicaFollower {
   void OnRendezvous(const v1::LeaderMessage& message);
   void OnStep(const v1::LeaderMessage& message);
   void CollectStep();
+  void ReportUnformed(uint64_t epoch, const absl::Status& status);
   void ReportFailure(uint64_t epoch, const absl::Status& status);
 
   void SendHeartbeats();
