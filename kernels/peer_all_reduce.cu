@@ -16,29 +16,33 @@ __device__ int64_t FirstIndex() { return int64_t{blockIdx.x} * kThreads + thread
 __device__ int64_t Stride() { return int64_t{gridDim.x} * kThreads; }
 
 // One thread per 16 bytes, which it sends to all ranks and then sums of all ranks: the latency of
-// one way, no barrier. The first pack is on its way while the turn is found out.
+// one way, no barrier. What comes next is on its way before the last is waited for.
 template <typename T, int kRanks>
 __global__ void __launch_bounds__(kThreads, kBlocksAtOnce<kRanks>)
     SumEverywhereKernel(const __grid_constant__ PeerView peers, T* x, int64_t count, bool aligned) {
+  ReleaseSuccessor(peers);
+  WaitForPredecessor();
   const int64_t packs = (count + kVector<T> - 1) / kVector<T>;
   const int64_t slot = peers.region_bytes / peers.world_size / 16;
   int64_t i = FirstIndex();
-  uint4 pack = i < packs ? LoadPack(x, i, count, aligned) : uint4{};
+  // Its latency and that of the counter are one.
+  uint4 pack = i < packs ? Sendable(LoadPack(x, i, count, aligned)) : uint4{};
   const Turn turn = BeginTurn(peers);
   if (turn.aborted) return;
-  while (i < packs) {
-    PushToAll<kRanks>(peers, turn, peers.rank * slot + i, Sendable(pack));
-    i += Stride();
-    if (i < packs) pack = LoadPack(x, i, count, aligned);
-  }
   uint4* const slots = RegionOf(peers, turn, peers.rank);
-  for (i = FirstIndex(); i < packs; i += Stride()) {
+  if (i < packs) PushToAll<kRanks>(peers, turn, peers.rank * slot + i, pack);
+  while (i < packs) {
     uint4 addends[kRanks];
-    pack = Sendable(LoadPack(x, i, count, aligned));
 #pragma unroll
     for (int r = 0; r < kRanks; ++r) addends[r] = pack;
+    const int64_t next = i + Stride();
+    if (next < packs) {
+      pack = Sendable(LoadPack(x, next, count, aligned));
+      PushToAll<kRanks>(peers, turn, peers.rank * slot + next, pack);
+    }
     if (!ReceiveFromAll<kRanks>(peers, slots + i, slot, addends)) return;
     StorePack(x, i, count, aligned, SumPack<T, kRanks>(peers, addends));
+    i = next;
   }
 }
 
@@ -47,6 +51,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce<kRanks>)
 template <typename T, int kRanks>
 __global__ void __launch_bounds__(kThreads, kBlocksAtOnce<kRanks>)
     SumPartsKernel(const __grid_constant__ PeerView peers, T* x, int64_t count, bool aligned) {
+  ReleaseSuccessor(peers);
+  WaitForPredecessor();
   const Turn turn = BeginTurn(peers);
   if (turn.aborted) return;
   const int64_t packs = (count + kVector<T> - 1) / kVector<T>;
@@ -105,6 +111,8 @@ template <typename T>
 __global__ void __launch_bounds__(kThreads, kBlocksAtOnce<2>)
     GatherColumnsKernel(const __grid_constant__ PeerView peers, const T* shard, T* full,
                         int64_t cols, int64_t first, int64_t count, bool aligned) {
+  ReleaseSuccessor(peers);
+  WaitForPredecessor();
   const Turn turn = BeginTurn(peers);
   if (turn.aborted) return;
   const int64_t packs = (count + kVector<T> - 1) / kVector<T>;
@@ -134,6 +142,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce<2>)
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     SumInRankOrderKernel(const T* addends, int world_size, T* out, int64_t count) {
+  ReleaseSuccessor();
+  WaitForPredecessor();
   for (int64_t i = FirstIndex(); i < count; i += Stride()) {
     float sum = ToFloat(addends[i]);
     for (int r = 1; r < world_size; ++r) sum += ToFloat(addends[r * count + i]);
@@ -156,7 +166,7 @@ int64_t MostBytesOfALaunch(const PeerView& peers, bool parts) {
 }
 
 template <typename T, int kRanks>
-void LaunchSum(const PeerView& peers, T* x, int64_t count, cudaStream_t stream) {
+void LaunchSum(const PeerView& peers, T* x, int64_t count, CudaStream& stream) {
   const int64_t bytes = count * static_cast<int64_t>(sizeof(T));
   const bool parts = bytes > MostBytesSummedEverywhere(peers.world_size);
   const auto kernel = parts ? SumPartsKernel<T, kMostPeers> : SumEverywhereKernel<T, kRanks>;
@@ -165,16 +175,14 @@ void LaunchSum(const PeerView& peers, T* x, int64_t count, cudaStream_t stream) 
     const int64_t size = std::min(step, count - first);
     const int64_t packs = (size + kVector<T> - 1) / kVector<T>;
     const int64_t work = parts ? packs / peers.world_size + 1 : packs;
-    const int at_once = kBlocksAtOnce<kRanks>;
-    kernel<<<BlocksFor(peers, work, at_once), kThreads, 0, stream>>>(peers, x + first, size,
-                                                                     IsAligned16(x + first));
-    CARAVAN_CUDA_CHECK(cudaGetLastError());
+    LaunchDependent(kernel, {BlocksFor(peers, work, kBlocksAtOnce<kRanks>), kThreads}, stream,
+                    peers, x + first, size, IsAligned16(x + first));
   }
 }
 
 template <typename T>
 void LaunchGather(const PeerView& peers, ConstMatrixView shard, MatrixView full,
-                  cudaStream_t stream) {
+                  CudaStream& stream) {
   const int64_t count = shard.rows * shard.cols;
   const int64_t step =
       peers.region_bytes / peers.world_size / 16 * 16 / static_cast<int64_t>(sizeof(T));
@@ -183,10 +191,9 @@ void LaunchGather(const PeerView& peers, ConstMatrixView shard, MatrixView full,
   for (int64_t first = 0; first < count; first += step) {
     const int64_t size = std::min(step, count - first);
     const int64_t packs = (size + kVector<T> - 1) / kVector<T>;
-    GatherColumnsKernel<T><<<BlocksFor(peers, packs, kBlocksAtOnce<2>), kThreads, 0, stream>>>(
-        peers, static_cast<const T*>(shard.data), static_cast<T*>(full.data), shard.cols, first,
-        size, aligned);
-    CARAVAN_CUDA_CHECK(cudaGetLastError());
+    LaunchDependent(GatherColumnsKernel<T>, {BlocksFor(peers, packs, kBlocksAtOnce<2>), kThreads},
+                    stream, peers, static_cast<const T*>(shard.data), static_cast<T*>(full.data),
+                    shard.cols, first, size, aligned);
   }
 }
 
@@ -198,7 +205,7 @@ void PeerAllReduceSum(const PeerView& peers, MatrixView x, CudaStream& stream) {
   WithType(x.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     const auto launch = peers.world_size == 2 ? LaunchSum<T, 2> : LaunchSum<T, kMostPeers>;
-    launch(peers, static_cast<T*>(x.data), x.rows * x.cols, stream.handle());
+    launch(peers, static_cast<T*>(x.data), x.rows * x.cols, stream);
   });
 }
 
@@ -211,9 +218,9 @@ void PeerGatherColumns(const PeerView& peers, ConstMatrixView shard, MatrixView 
   CARAVAN_CHECK(full.dtype == shard.dtype);
   if (shard.empty()) return;
   if (SizeOf(shard.dtype) == 4) {
-    LaunchGather<uint32_t>(peers, shard, full, stream.handle());
+    LaunchGather<uint32_t>(peers, shard, full, stream);
   } else {
-    LaunchGather<uint16_t>(peers, shard, full, stream.handle());
+    LaunchGather<uint16_t>(peers, shard, full, stream);
   }
 }
 

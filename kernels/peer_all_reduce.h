@@ -36,7 +36,7 @@ struct PeerReducedNorm {
 };
 
 // Whether PeerAllReduceAddRmsNorm takes this: residual, weight and out of one dtype, partial of
-// the same or float32, rows of whole 16 bytes and at most 16384 elements.
+// the same or float32, rows of whole 16 bytes and at most 8192 elements.
 bool CanFuse(const PeerReducedNorm& norm);
 
 // Whether fusing is also the fastest. On a batch_invariant stream always, where it is possible: a

@@ -8,7 +8,7 @@
 namespace caravan::cuda {
 namespace {
 
-constexpr int kMostHidden = 16384;
+constexpr int kMostHidden = 8192;  // more would not stay in registers
 
 // The packs of many ranks take registers, so a block has fewer threads there.
 template <int kRanks>
@@ -58,67 +58,94 @@ __device__ float SumOfBlock(float x) {
   return x;
 }
 
-// residual + addends, rounded to R: what the norm and the residual stream see.
+// residual += addends, rounded to R: what the norm and the residual stream see. Returns the sum of
+// its squares.
 template <typename P, typename R, int kRanks>
-__device__ Addend<P, R> NewResidual(const PeerView& peers, const uint4 (&addends)[kRanks],
-                                    const Addend<P, R>& residual) {
+__device__ float AddToResidual(const PeerView& peers, const uint4 (&addends)[kRanks],
+                               Addend<P, R>& residual) {
   float sum[kVector<P>];
   SumInOrder<P, kRanks>(peers, addends, sum);
+  float squares = 0;
+#pragma unroll
+  for (int i = 0; i < kVector<P>; ++i) {
+    residual.element[i] = FromFloat<R>(ToFloat(residual.element[i]) + sum[i]);
+    const float x = ToFloat(residual.element[i]);
+    squares += x * x;
+  }
+  return squares;
+}
+
+template <typename P, typename R>
+__device__ Addend<P, R> Scaled(const Addend<P, R>& x, float factor, const Addend<P, R>& weight) {
   Addend<P, R> result;
 #pragma unroll
   for (int i = 0; i < kVector<P>; ++i) {
-    result.element[i] = FromFloat<R>(ToFloat(residual.element[i]) + sum[i]);
+    result.element[i] = FromFloat<R>(ToFloat(x.element[i]) * factor * ToFloat(weight.element[i]));
   }
   return result;
 }
 
 // One block per row, one thread per 16 bytes of it (or every blockDim.x-th): the row is summed
 // everywhere and never leaves the registers before it is normalized. Which thread adds which
-// squares depends on hidden alone. All rows are sent before the first is waited for.
+// squares depends on hidden alone. The weight comes before the predecessor has ended, and a row is
+// on its way to the peers before the last one is waited for.
 template <typename P, typename R, int kRanks>
 __global__ void __launch_bounds__(kMostThreads<kRanks>)
     SumAddRmsNormKernel(const __grid_constant__ PeerView peers, const NormArguments<P, R> a) {
   constexpr int kPacks = kMostPacks<P, kRanks>;
   const int threads = static_cast<int>(blockDim.x);
   const int thread = static_cast<int>(threadIdx.x);
+  ReleaseSuccessor(peers);
+  Addend<P, R> weight[kPacks];
+#pragma unroll
+  for (int k = 0; k < kPacks; ++k) {
+    const int pack = thread + k * threads;
+    if (pack < a.packs) weight[k] = LoadAddend<P, R>(a.weight, pack);
+  }
+  WaitForPredecessor();
   const auto addend_of = [&](int64_t row, int pack) {
     return Sendable(reinterpret_cast<const uint4*>(a.partial + row * a.partial_stride)[pack]);
   };
+  // Its latency and that of the counter are one.
   uint4 first = {};
   if (thread < a.packs) first = addend_of(blockIdx.x, thread);
   const Turn turn = BeginTurn(peers);
   if (turn.aborted) return;
   const int64_t slot = a.rows * a.packs;
-  for (int64_t row = blockIdx.x; row < a.rows; row += gridDim.x) {
-    for (int pack = thread; pack < a.packs; pack += threads) {
-      const bool known = row == blockIdx.x && pack == thread;
-      PushToAll<kRanks>(peers, turn, peers.rank * slot + row * a.packs + pack,
-                        known ? first : addend_of(row, pack));
-    }
+  const auto push = [&](int64_t row, int pack, uint4 addend) {
+    PushToAll<kRanks>(peers, turn, peers.rank * slot + row * a.packs + pack, addend);
+  };
+  if (thread < a.packs) push(blockIdx.x, thread, first);
+  for (int pack = thread + threads; pack < a.packs; pack += threads) {
+    push(blockIdx.x, pack, addend_of(blockIdx.x, pack));
   }
   uint4* const slots = RegionOf(peers, turn, peers.rank);
   bool waits = true;  // until the group is given up: then the rest is nonsense, but ends
   for (int64_t row = blockIdx.x; row < a.rows; row += gridDim.x) {
     R* const residual = a.residual + row * a.residual_stride;
     Addend<P, R> sums[kPacks];
+#pragma unroll
+    for (int k = 0; k < kPacks; ++k) {
+      const int pack = thread + k * threads;
+      if (pack < a.packs) sums[k] = LoadAddend<P, R>(residual, pack);
+    }
+    if (const int64_t next = row + gridDim.x; next < a.rows) {
+      for (int pack = thread; pack < a.packs; pack += threads) {
+        push(next, pack, addend_of(next, pack));
+      }
+    }
     float squares = 0;
 #pragma unroll
     for (int k = 0; k < kPacks; ++k) {
       const int pack = thread + k * threads;
       if (pack >= a.packs) break;
-      const Addend<P, R> old = LoadAddend<P, R>(residual, pack);
       const uint4 own = addend_of(row, pack);
       uint4 addends[kRanks];
 #pragma unroll
       for (int r = 0; r < kRanks; ++r) addends[r] = own;
       waits = waits && ReceiveFromAll<kRanks>(peers, slots + row * a.packs + pack, slot, addends);
-      sums[k] = NewResidual<P, R, kRanks>(peers, addends, old);
+      squares += AddToResidual<P, R, kRanks>(peers, addends, sums[k]);
       StoreAddend<P, R>(residual, pack, sums[k]);
-#pragma unroll
-      for (int i = 0; i < kVector<P>; ++i) {
-        const float x = ToFloat(sums[k].element[i]);
-        squares += x * x;
-      }
     }
     const float mean = SumOfBlock(squares) / static_cast<float>(a.hidden);
     const float factor = 1.0f / sqrtf(mean + a.epsilon);
@@ -126,15 +153,7 @@ __global__ void __launch_bounds__(kMostThreads<kRanks>)
 #pragma unroll
     for (int k = 0; k < kPacks; ++k) {
       const int pack = thread + k * threads;
-      if (pack >= a.packs) break;
-      const Addend<P, R> weight = LoadAddend<P, R>(a.weight, pack);
-      Addend<P, R> normed;
-#pragma unroll
-      for (int i = 0; i < kVector<P>; ++i) {
-        normed.element[i] =
-            FromFloat<R>(ToFloat(sums[k].element[i]) * factor * ToFloat(weight.element[i]));
-      }
-      StoreAddend<P, R>(out, pack, normed);
+      if (pack < a.packs) StoreAddend<P, R>(out, pack, Scaled<P, R>(sums[k], factor, weight[k]));
     }
     __syncthreads();  // SumOfBlock's memory is free again
   }
@@ -146,7 +165,7 @@ int ThreadsFor(int packs, int most_threads) {
 }
 
 template <typename P, typename R, int kRanks>
-void Launch(const PeerView& peers, const PeerReducedNorm& norm, cudaStream_t stream) {
+void Launch(const PeerView& peers, const PeerReducedNorm& norm, const CudaStream& stream) {
   const int64_t row_bytes = norm.partial.cols * static_cast<int64_t>(sizeof(P));
   const int64_t step = peers.region_bytes / peers.world_size / row_bytes;
   CARAVAN_CHECK(step > 0, "a row of ", row_bytes, " bytes between ", peers.world_size, " ranks");
@@ -169,8 +188,7 @@ void Launch(const PeerView& peers, const PeerReducedNorm& norm, cudaStream_t str
     const int64_t at_once =
         int64_t{peers.max_blocks} * std::min(16, kMostThreads<kRanks> / threads);
     const auto blocks = static_cast<unsigned int>(std::min(a.rows, at_once));
-    SumAddRmsNormKernel<P, R, kRanks><<<blocks, threads, 0, stream>>>(peers, a);
-    CARAVAN_CUDA_CHECK(cudaGetLastError());
+    LaunchDependent(SumAddRmsNormKernel<P, R, kRanks>, {blocks, threads}, stream, peers, a);
   }
 }
 
@@ -224,7 +242,7 @@ void PeerAllReduceAddRmsNorm(const PeerView& peers, const PeerReducedNorm& norm,
     using P = typename decltype(partial)::type;
     using R = typename decltype(residual)::type;
     const auto launch = peers.world_size <= 2 ? Launch<P, R, 2> : Launch<P, R, kMostPeers>;
-    launch(peers, norm, stream.handle());
+    launch(peers, norm, stream);
   });
 }
 

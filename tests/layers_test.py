@@ -17,7 +17,7 @@ ALLOWED = {
     "worker/model": BASE | {"worker/engine", "worker/model/files", "kernels"},
     "worker/model/files": BASE | {"kernels"},
     "worker/replica": {"common", "proto", "worker/engine", "worker/model/collectives.h", "kernels/device_stream.h",
-                       "kernels/view.h"},
+                       "kernels/view.h", "kernels/device", "kernels/peer_all_reduce.h"},
     "worker": {"common", "proto", "worker/engine", "worker/model", "worker/replica", "kernels/cpu_backend.h"},
     "tokenizer_service": {"common", "proto"},
     "gateway": {"common", "proto"},

@@ -42,8 +42,8 @@ ABSL_FLAG(int, tensor_parallel, WorkerConfig{}.tensor_parallel,
 ABSL_FLAG(std::string, leader_address, "",
           "Where rank 0 of the replica listens, host:port; ranks above 0 need it.");
 ABSL_FLAG(std::string, collectives, WorkerConfig{}.collectives,
-          "How ranks sum: auto (shared memory on one host, else gloo), shared_memory, gloo. "
-          "Rank 0 decides.");
+          "How ranks sum: auto (through memory of one host, else over its links), shared_memory or "
+          "gloo on CPUs, peer or nccl on GPUs. Rank 0 decides.");
 ABSL_FLAG(int, rank_timeout_ms, WorkerConfig{}.rank_timeout_ms,
           "A rank that is silent for so long counts as lost; 0 = 1000 on CUDA, 5000 on the CPU.");
 ABSL_FLAG(std::string, listen_address, WorkerConfig{}.listen_address,
@@ -117,7 +117,8 @@ absl::Status CheckReplica(const WorkerConfig& config) {
     return absl::InvalidArgumentError("--leader_address is for ranks above 0; rank 0 leads");
   }
   if (config.rank > 0) RETURN_IF_ERROR(CheckAddress("leader_address", config.leader_address));
-  RETURN_IF_ERROR(CheckOneOf("collectives", config.collectives, {"auto", "shared_memory", "gloo"}));
+  RETURN_IF_ERROR(CheckOneOf("collectives", config.collectives,
+                             {"auto", "shared_memory", "gloo", "peer", "nccl"}));
   if (config.rank_timeout_ms == 0) return absl::OkStatus();
   return CheckIn("rank_timeout_ms", config.rank_timeout_ms, 100, 600000);
 }

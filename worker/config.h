@@ -22,7 +22,7 @@ struct WorkerConfig {
   int rank = 0;
   int tensor_parallel = 1;
   std::string leader_address;        // of rank 0; followers only
-  std::string collectives = "auto";  // "auto", "shared_memory", "gloo"
+  std::string collectives = "auto";  // "auto", "shared_memory", "gloo", "peer", "nccl"
   // A rank that is silent for so long counts as lost (a dead one is noticed at once, by its
   // connection). 0: 1 s on CUDA, 5 s on the CPU, where ranks compete with their own heartbeats for
   // the cores: 3.4 s were seen on two cores with a load of 15.

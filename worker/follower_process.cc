@@ -69,7 +69,8 @@ class FollowerProcess {
     options.build = BuildVersion(config());
     options.rank_timeout = absl::Milliseconds(config().rank_timeout_ms);
     options.memory_bytes = ResidentBytes;
-    options.device = device_->use().name;
+    options.gpu = config().device == "cuda" ? config().gpu : -1;
+    options.device_name = device_->use().name;
     options.device_total_bytes = static_cast<uint64_t>(device_->use().total_bytes);
     options.device_memory_bytes = [this] {
       return static_cast<uint64_t>(device_->use().used_bytes);

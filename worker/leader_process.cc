@@ -72,6 +72,7 @@ class LeaderProcess {
     LeaderOptions options;
     options.instance = context_.instance;
     options.tensor_parallel = config().tensor_parallel;
+    options.gpu = config().device == "cuda" ? config().gpu : -1;
     options.collectives = config().collectives;
     options.build = BuildVersion(config());
     options.rank_timeout = absl::Milliseconds(config().rank_timeout_ms);

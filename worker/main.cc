@@ -7,9 +7,11 @@
 #include "common/server.h"
 #include "worker/device.h"
 #include "worker/process.h"
+#include "worker/replica/collectives_builder.h"
 
 int main(int argc, char** argv) {
   using namespace caravan;  // NOLINT(google-build-using-namespace)
+  PrepareEnvironmentForCollectives();
   ParseFlags("Serves one rank of a LLaMA model: rank 0 to gateways, the others to rank 0.", argc,
              argv);
   absl::StatusOr<WorkerConfig> config = LoadWorkerConfig();

@@ -140,4 +140,11 @@ void CudaStream::MakeCurrent() const { CARAVAN_CUDA_CHECK(cudaSetDevice(device_.
 
 void CudaStream::Synchronize() const { CARAVAN_CUDA_CHECK(cudaStreamSynchronize(stream_)); }
 
+bool CudaStream::IsIdle() const {
+  const cudaError_t error = cudaStreamQuery(stream_);
+  if (error == cudaErrorNotReady) return false;
+  CARAVAN_CUDA_CHECK(error);
+  return true;
+}
+
 }  // namespace caravan

@@ -64,6 +64,8 @@ class CudaStream {
   void MakeCurrent() const;
   // Waits until everything that was enqueued has run. A CUDA error ends the process: it is sticky.
   void Synchronize() const;
+  // Whether it has, without waiting.
+  bool IsIdle() const;
 
  private:
   CudaStream(const CudaStreamOptions& options, CudaDevice device)

@@ -28,6 +28,7 @@ std::unique_ptr<CudaStream> CudaStream::Create(const CudaStreamOptions&, std::st
 CudaStream::~CudaStream() = default;
 void CudaStream::MakeCurrent() const { NoDevice(); }
 void CudaStream::Synchronize() const { NoDevice(); }
+bool CudaStream::IsIdle() const { NoDevice(); }
 
 DeviceMemory DeviceMemory::Allocate(int64_t) { return {}; }
 DeviceMemory::~DeviceMemory() = default;

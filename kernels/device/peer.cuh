@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "kernels/device/elements.cuh"
+#include "kernels/device/launch.cuh"
 #include "kernels/device/peer_memory.h"
 
 namespace caravan::cuda {
@@ -49,14 +50,20 @@ __device__ inline bool IsWhole(uint4 x) {
   return x.x != kEmptyWord && x.y != kEmptyWord && x.z != kEmptyWord && x.w != kEmptyWord;
 }
 
+// Lets the next kernel start while this one waits for peers. All blocks run by then.
+__device__ inline void ReleaseSuccessor(const PeerView& peers) {
+  if (!peers.shares_gpu) ReleaseSuccessor();
+}
+
 // One launch's use of the regions.
 struct Turn {
   int64_t region;  // offset in bytes of the region of this turn
   bool aborted;    // the group was given up: leave at once
 };
 
-// Called once by all threads of every block. Each launch adds kTurnUnits to the counter in all, so
-// that a block reads from what was there which launch it belongs to, and graphs can be replayed.
+// Called once by all threads of every block, after WaitForPredecessor. Each launch adds kTurnUnits
+// to the counter in all, so that a block reads from what was there which launch it belongs to, and
+// graphs can be replayed.
 __device__ inline Turn BeginTurn(const PeerView& peers) {
   __shared__ Turn turn;
   if (threadIdx.x == 0) {

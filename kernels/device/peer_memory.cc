@@ -96,10 +96,11 @@ bool PeerMemory::Map(int rank, std::span<const PeerEndpoint> endpoints, std::str
       *problem = Describe(endpoint) + " has regions of another size: builds differ";
       return false;
     }
-    // Ranks on one GPU (tests do so) share its multiprocessors.
+    // Ranks on one GPU share its multiprocessors.
     const auto sharing = std::count_if(
         endpoints.begin(), endpoints.end(),
         [&](const PeerEndpoint& other) { return other.pci_bus_id == endpoint.pci_bus_id; });
+    view.shares_gpu = view.shares_gpu || sharing > 1;
     view.max_blocks =
         std::min(view.max_blocks, endpoint.num_multiprocessors / static_cast<int>(sharing));
     std::byte* const mapped = r == rank ? regions_ : Open(endpoint, problem);

@@ -27,8 +27,10 @@ struct PeerCounters {
 struct PeerView {
   int rank = 0;
   int world_size = 1;
-  int max_blocks = 1;        // of up to 1024 threads that run at once on the GPU of every rank
-  int64_t region_bytes = 0;  // of one region; a multiple of 16 · kMostPeers
+  int max_blocks = 1;  // of up to 1024 threads that run at once on the GPU of every rank
+  // Ranks on one GPU (tests do so): what would start early could take the place of a peer's kernel.
+  bool shares_gpu = false;
+  int64_t region_bytes = 0;                         // of one region; a multiple of 16 · kMostPeers
   std::array<std::byte*, kMostPeers> regions = {};  // of each rank, as mapped here
   PeerCounters* counters = nullptr;                 // this rank's own
   const unsigned int* abort_word = nullptr;         // in host memory; not 0 once given up

@@ -105,8 +105,9 @@ v1::FollowerMessage ReplicaFollower::HelloMessage() const {
   hello->set_pid(static_cast<uint32_t>(getpid()));
   hello->set_num_blocks(static_cast<uint32_t>(limits.num_blocks));
   hello->set_memory_bytes(options_.memory_bytes ? options_.memory_bytes() : 0);
+  hello->set_device(DeviceName(options_.gpu));
   hello->set_limits(DescribeLimits(limits));
-  hello->set_device(options_.device);
+  hello->set_device_name(options_.device_name);
   hello->set_device_total_bytes(options_.device_total_bytes);
   return message;
 }

@@ -24,12 +24,13 @@ struct FollowerOptions {
   uint64_t instance = 0;  // this process life
   int rank = 1;
   int tensor_parallel = 2;
+  int gpu = -1;  // CUDA device of this rank; -1: it computes on the CPU
   std::string leader_address;
   std::string fingerprint;
   std::string build;
   absl::Duration rank_timeout = absl::Seconds(1);  // silence after which the leader is lost
   std::function<uint64_t()> memory_bytes;          // resident, for the heartbeats
-  std::string device;                              // as WorkerRank says it
+  std::string device_name;                         // as WorkerRank says it
   uint64_t device_total_bytes = 0;
   std::function<uint64_t()> device_memory_bytes;   // in use, for the heartbeats
 };
@@ -72,6 +73,7 @@ class ReplicaFollower {
   void OnRendezvous(const v1::LeaderMessage& message);
   void OnStep(const v1::LeaderMessage& message);
   void CollectStep();
+  void ReportUnformed(uint64_t epoch, const absl::Status& status);
   void ReportFailure(uint64_t epoch, const absl::Status& status);
 
   void SendHeartbeats();

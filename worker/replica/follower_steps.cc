@@ -38,15 +38,16 @@ void ReplicaFollower::Execute(const v1::LeaderMessage& message) {
 void ReplicaFollower::OnConfigure(const v1::LeaderMessage& message) {
   const v1::Configure& configure = message.configure();
   const absl::StatusOr<CollectivesKind> kind = CollectivesKindNamed(configure.collectives());
-  if (!kind.ok()) return ReportFailure(message.epoch(), kind.status());
+  if (!kind.ok()) return ReportUnformed(message.epoch(), kind.status());
   GroupSpec spec;
   spec.kind = *kind;
   spec.rank = options_.rank;
   spec.world_size = options_.tensor_parallel;
+  spec.gpu = options_.gpu;
   spec.shared_memory_name = configure.shared_memory_name();
   spec.host = LocalAddressToward(HostOfAddress(options_.leader_address));
   absl::StatusOr<std::unique_ptr<CollectivesBuilder>> made = MakeCollectivesBuilder(spec);
-  if (!made.ok()) return ReportFailure(message.epoch(), made.status());
+  if (!made.ok()) return ReportUnformed(message.epoch(), made.status());
   v1::FollowerMessage answer;
   {
     const std::lock_guard lock(mutex_);
@@ -66,7 +67,7 @@ void ReplicaFollower::OnRendezvous(const v1::LeaderMessage& message) {
   const std::vector<std::string> addresses(message.rendezvous().addresses().begin(),
                                            message.rendezvous().addresses().end());
   absl::StatusOr<std::unique_ptr<Collectives>> made = builder->Connect(addresses);
-  if (!made.ok()) return ReportFailure(message.epoch(), made.status());
+  if (!made.ok()) return ReportUnformed(message.epoch(), made.status());
   const std::shared_ptr<Collectives> ranks = *std::move(made);
   runner_->Reset(ranks);
   runner_epoch_ = message.epoch();
@@ -104,6 +105,14 @@ void ReplicaFollower::CollectStep() {
   } else {
     ReportFailure(runner_epoch_, status);
   }
+}
+
+// Whether another kind of collectives may do is the leader's to decide.
+void ReplicaFollower::ReportUnformed(uint64_t epoch, const absl::Status& status) {
+  v1::FollowerMessage message;
+  message.mutable_failed()->set_code(static_cast<int32_t>(status.code()));
+  message.mutable_failed()->set_message(std::string(status.message()));
+  Send(epoch, std::move(message));
 }
 
 // The leader drops what it says of an epoch that has fallen already. What is not the loss of a rank

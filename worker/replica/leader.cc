@@ -37,11 +37,12 @@ void ReplicaLeader::Begin(const std::string& fingerprint, const RankRunner* runn
 
 absl::StatusOr<Epoch> ReplicaLeader::AwaitEpoch(uint64_t after, absl::Duration timeout) {
   std::unique_lock lock(mutex_);
-  const auto is_there = [&] { return stopping_ || (stands_ && epoch_ > after); };
+  const auto is_there = [&] { return stopping_ || !hopeless_.ok() || (stands_ && epoch_ > after); };
   if (!changed_.wait_for(lock, absl::ToChronoNanoseconds(timeout), is_there)) {
     return absl::DeadlineExceededError(Missing());
   }
   if (stopping_) return absl::DeadlineExceededError("the worker stops");
+  RETURN_IF_ERROR(hopeless_);
   return Epoch{epoch_, ranks_, num_blocks_};
 }
 
@@ -85,7 +86,7 @@ std::vector<v1::WorkerRank> ReplicaLeader::followers() const {
     info.set_state(follower.stream != nullptr ? "ready" : absent);
     info.set_step(follower.progress.step());
     info.set_memory_bytes(follower.progress.memory_bytes());
-    info.set_device(follower.hello.device());
+    info.set_device(follower.hello.device_name());
     info.set_device_memory_bytes(follower.progress.device_memory_bytes());
     info.set_device_total_bytes(follower.hello.device_total_bytes());
   }
@@ -207,6 +208,9 @@ absl::Status ReplicaLeader::CheckHello(const v1::FollowerHello& hello) const {
     return differs("--tensor_parallel", absl::StrCat(hello.tensor_parallel()),
                    absl::StrCat(options_.tensor_parallel));
   }
+  if (hello.device() != DeviceName(options_.gpu)) {
+    return differs("device", hello.device(), DeviceName(options_.gpu));
+  }
   if (hello.build() != options_.build) return differs("version", hello.build(), options_.build);
   if (hello.fingerprint() != fingerprint_) {
     return differs("a model with fingerprint", hello.fingerprint(), fingerprint_);
@@ -232,8 +236,8 @@ void ReplicaLeader::Refuse(int rank, const absl::Status& why) {
 }
 
 void ReplicaLeader::OnFailed(int rank, const v1::FollowerFailed& failed) {
-  if (forming_ && kind_ == CollectivesKind::kSharedMemory && options_.collectives == "auto") {
-    avoid_shared_memory_ = true;  // one host, but not one /dev/shm
+  if (forming_) {
+    OnKindFailed(absl::Status(static_cast<absl::StatusCode>(failed.code()), failed.message()));
   }
   LoseEpoch(absl::StrCat("rank ", rank, " failed: ", failed.message()));
 }

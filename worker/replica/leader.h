@@ -26,6 +26,7 @@ namespace caravan {
 struct LeaderOptions {
   uint64_t instance = 0;  // this process life
   int tensor_parallel = 1;
+  int gpu = -1;  // CUDA device of this rank; -1: it computes on the CPU
   std::string collectives = "auto";
   std::string build;                                // version; the followers' must be equal
   absl::Duration rank_timeout = absl::Seconds(1);   // silence after which a rank is lost
@@ -55,7 +56,8 @@ class ReplicaLeader final : public v1::Replica::CallbackService, private JoinStr
   void Begin(const std::string& fingerprint, const RankRunner* runner);
 
   // The epoch that stands, if its number is above `after`; waits for it for at most `timeout`, else
-  // DEADLINE_EXCEEDED with what is missing.
+  // DEADLINE_EXCEEDED with what is missing. FAILED_PRECONDITION where none can ever be formed,
+  // since these ranks have no collectives in common.
   absl::StatusOr<Epoch> AwaitEpoch(uint64_t after, absl::Duration timeout);
 
   // Sends a step of `epoch` to all followers without waiting. UNAVAILABLE where it stands no more.
@@ -106,7 +108,8 @@ class ReplicaLeader final : public v1::Replica::CallbackService, private JoinStr
   void LoseEpoch(const std::string& why);
   v1::LeaderMessage NewMessage() const;
   void SendToAll(const v1::LeaderMessage& message);
-  CollectivesKind ChooseKind() const;
+  CollectivesKind ChooseKind();
+  void OnKindFailed(const absl::Status& why);
   GroupSpec MakeSpec() const;
   int32_t LeastBlocks() const;
 
@@ -130,8 +133,10 @@ class ReplicaLeader final : public v1::Replica::CallbackService, private JoinStr
   uint64_t stood_ = 0;                  // the last one that stood
   bool forming_ = false;
   bool stands_ = false;
-  int32_t num_blocks_ = 0;  // agreed; 0 before the first epoch
-  bool avoid_shared_memory_ = false;
+  int32_t num_blocks_ = 0;        // agreed; 0 before the first epoch
+  bool avoid_host_kind_ = false;  // that of one host's memory failed
+  bool warned_of_nccl_ = false;
+  absl::Status hopeless_;  // why no epoch can be formed
   CollectivesKind kind_ = CollectivesKind::kSharedMemory;
   std::string loss_;  // why the last epoch fell
   std::shared_ptr<CollectivesBuilder> builder_;

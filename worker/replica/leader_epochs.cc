@@ -19,7 +19,8 @@ constexpr absl::Duration kRetryPause = absl::Milliseconds(200);
 void ReplicaLeader::FormEpochs() {
   std::unique_lock lock(mutex_);
   while (true) {
-    changed_.wait(lock, [this] { return stopping_ || (!stands_ && AllJoined()); });
+    changed_.wait(lock,
+                  [this] { return stopping_ || (!stands_ && hopeless_.ok() && AllJoined()); });
     if (stopping_) return;
     const absl::Status status = Form(lock);
     if (status.ok() || stopping_) continue;
@@ -56,7 +57,7 @@ absl::StatusOr<std::shared_ptr<Collectives>> ReplicaLeader::Connect(
   const GroupSpec spec = MakeSpec();
   absl::StatusOr<std::unique_ptr<CollectivesBuilder>> made = MakeCollectivesBuilder(spec);
   if (!made.ok()) {
-    avoid_shared_memory_ = avoid_shared_memory_ || options_.collectives == "auto";
+    OnKindFailed(made.status());
     return made.status();
   }
   const std::shared_ptr<CollectivesBuilder> builder = *std::move(made);
@@ -89,6 +90,7 @@ absl::StatusOr<std::shared_ptr<Collectives>> ReplicaLeader::Connect(
   absl::StatusOr<std::unique_ptr<Collectives>> ranks = builder->Connect(addresses);
   lock.lock();
   if (!forming_) return absl::UnavailableError(loss_);
+  if (absl::IsFailedPrecondition(ranks.status())) OnKindFailed(ranks.status());
   RETURN_IF_ERROR(ranks.status());
   return *std::move(ranks);
 }
@@ -157,21 +159,44 @@ std::string ReplicaLeader::Missing() const {
   return absl::StrCat("the replica waits for rank", missing);
 }
 
-CollectivesKind ReplicaLeader::ChooseKind() const {
-  if (options_.collectives == "gloo") return CollectivesKind::kGloo;
-  if (options_.collectives == "shared_memory") return CollectivesKind::kSharedMemory;
+CollectivesKind ReplicaLeader::ChooseKind() {
+  if (options_.collectives != "auto") {
+    const absl::StatusOr<CollectivesKind> kind = CollectivesKindNamed(options_.collectives);
+    CARAVAN_CHECK(kind.ok(), kind.status().message());
+    return *kind;
+  }
   const bool one_host =
       std::all_of(followers_.begin() + 1, followers_.end(), [this](const Follower& f) {
         return f.hello.boot_id() == boot_id_ && f.hello.host() == host_;
       });
-  return one_host && !avoid_shared_memory_ ? CollectivesKind::kSharedMemory
-                                           : CollectivesKind::kGloo;
+  const bool of_host = one_host && !avoid_host_kind_;
+  if (options_.gpu < 0) return of_host ? CollectivesKind::kSharedMemory : CollectivesKind::kGloo;
+  if (of_host) return CollectivesKind::kPeer;
+  if (options_.tensor_parallel > 1 && !std::exchange(warned_of_nccl_, true)) {
+    LogWarning("sums through nccl",
+               {{"reason", one_host ? loss_ : "ranks are on several hosts"},
+                {"cost", "two sums a layer take some 10 us each more than through peer memory"}});
+  }
+  return CollectivesKind::kNccl;
+}
+
+// `why` an epoch could not be formed with kind_. Shared memory fails for good where ranks of one
+// host have not one /dev/shm, which looks like any other failure; peer memory says so.
+void ReplicaLeader::OnKindFailed(const absl::Status& why) {
+  const bool for_good = absl::IsFailedPrecondition(why);
+  const bool has_other = options_.collectives == "auto" && !avoid_host_kind_;
+  if (kind_ == CollectivesKind::kSharedMemory || kind_ == CollectivesKind::kPeer) {
+    if (has_other) avoid_host_kind_ = for_good || kind_ == CollectivesKind::kSharedMemory;
+    if (has_other) return;
+  }
+  if (for_good) hopeless_ = why;
 }
 
 GroupSpec ReplicaLeader::MakeSpec() const {
   GroupSpec spec;
   spec.kind = kind_;
   spec.world_size = options_.tensor_parallel;
+  spec.gpu = options_.gpu;
   spec.shared_memory_name = absl::StrFormat("/caravan-%016x-%d", options_.instance, epoch_);
   // Where a follower is on another host, the address that it reaches this one at.
   spec.host = "127.0.0.1";

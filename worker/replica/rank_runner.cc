@@ -17,6 +17,8 @@ std::string DescribeLimits(const RunnerLimits& limits) {
                       " max_steps_in_flight=", limits.max_steps_in_flight);
 }
 
+const char* DeviceName(int gpu) { return NameOf(gpu < 0 ? Device::kCpu : Device::kCuda); }
+
 absl::Status DisbandedCollectives::AllReduceSum(MatrixView, DeviceStream) { return NotFormed(); }
 absl::Status DisbandedCollectives::GatherColumns(ConstMatrixView, MatrixView, DeviceStream) {
   return NotFormed();

@@ -44,6 +44,9 @@ class RankRunner {
 // out: ranks agree on the least.
 std::string DescribeLimits(const RunnerLimits& limits);
 
+// Of a rank on a CUDA device, or on the CPU (-1): "cuda", "cpu".
+const char* DeviceName(int gpu);
+
 // The group of a rank before its first epoch: every call gives UNAVAILABLE.
 class DisbandedCollectives final : public Collectives {
  public:

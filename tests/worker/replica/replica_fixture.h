@@ -128,6 +128,7 @@ class ScriptedFollower {
     hello->set_build(kBuild);
     hello->set_host(neighbour ? LocalHostName() : "elsewhere");
     if (neighbour) hello->set_boot_id(LocalBootId());
+    hello->set_device("cpu");
     hello->set_num_blocks(50);
     hello->set_limits(DescribeLimits(FakeRankRunner::DefaultLimits()));
     Say(0, std::move(message));
