@@ -72,6 +72,7 @@ inline constexpr char kSharedMemoryOffset[] = "shared_memory_offset";
 // Ours, opt-in; the tensors of the same names do the same.
 inline constexpr char kExcludeInput[] = "exclude_input_in_output";
 inline constexpr char kStreamDelta[] = "stream_delta";
+inline constexpr char kStreamInterval[] = "stream_interval";
 
 // Where a tensor lies in shared memory; nullopt: not there. INVALID_ARGUMENT names the tensor and
 // the parameter that has the wrong kind, is missing or negative.
