@@ -35,6 +35,7 @@ struct BenchOptions {
   std::string prompt_tokens = "128";
   std::string output_tokens = "64";
   bool ignore_eos = true;
+  bool text = true;
   double temperature = 1;
   int64_t seed = 1;
   int64_t connections = 1;
@@ -167,6 +168,7 @@ int BenchCommand(const std::vector<std::string>& words) {
   options.Add("prompt_tokens", &flags.prompt_tokens, "of each prompt: N, or a range N:M");
   options.Add("output_tokens", &flags.output_tokens, "of each answer: N, or a range N:M");
   options.Add("ignore_eos", &flags.ignore_eos, "generate all output_tokens; --noignore_eos");
+  options.Add("text", &flags.text, "ask for text; --notext asks for token ids alone");
   options.Add("temperature", &flags.temperature, "0 = greedy");
   options.Add("seed", &flags.seed, "of arrivals, lengths and prompts");
   options.Add("connections", &flags.connections, "connections to spread the requests over");
@@ -181,6 +183,7 @@ int BenchCommand(const std::vector<std::string>& words) {
   load.prompt_tokens = ParseRangeOrExit(options, "prompt_tokens", flags.prompt_tokens);
   load.output_tokens = ParseRangeOrExit(options, "output_tokens", flags.output_tokens);
   load.ignore_eos = flags.ignore_eos;
+  load.text = flags.text;
   load.temperature = flags.temperature;
   load.seed = static_cast<uint64_t>(flags.seed);
   return Report("bench", RunBench(flags, load));

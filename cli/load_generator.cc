@@ -149,6 +149,8 @@ v1::GenerateRequest LoadGenerator::MakeRequest() {
   request.mutable_sampling()->set_seed(random_());
   request.mutable_stopping()->set_max_tokens(static_cast<uint32_t>(output_tokens));
   request.mutable_stopping()->set_ignore_eos(options_.ignore_eos);
+  request.mutable_output()->set_no_text(!options_.text);
+  request.mutable_output()->set_token_ids(!options_.text);
   return request;
 }
 

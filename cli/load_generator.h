@@ -30,6 +30,7 @@ struct LoadOptions {
   TokenRange prompt_tokens;  // drawn uniformly for each request
   TokenRange output_tokens;
   bool ignore_eos = true;
+  bool text = true;  // false: token ids alone
   double temperature = 1;
   uint64_t seed = 1;  // of arrivals, lengths and prompts
 };

@@ -88,6 +88,7 @@ nlohmann::json ReportToJson(const LoadReport& report, const LoadOptions& options
             {"prompt_tokens", {options.prompt_tokens.least, options.prompt_tokens.most}},
             {"output_tokens", {options.output_tokens.least, options.output_tokens.most}},
             {"ignore_eos", options.ignore_eos},
+            {"text", options.text},
             {"temperature", options.temperature},
             {"seed", options.seed}}},
           {"succeeded", report.succeeded},

@@ -74,7 +74,7 @@ class LeaderProcess {
     options.tensor_parallel = config().tensor_parallel;
     options.gpu = config().device == "cuda" ? config().gpu : -1;
     options.collectives = config().collectives;
-    options.build = BuildVersion(config());
+    options.build = BuildVersion();
     options.rank_timeout = absl::Milliseconds(config().rank_timeout_ms);
     options.on_drain = [this] { context_.signal->Trigger(); };
     options.on_loss = [this] {

@@ -101,9 +101,7 @@ uint64_t ResidentBytes() {
   return file ? pages * static_cast<uint64_t>(sysconf(_SC_PAGESIZE)) : 0;
 }
 
-std::string BuildVersion(const WorkerConfig& config) {
-  return config.device == "cpu" ? CARAVAN_VERSION : absl::StrCat(CARAVAN_VERSION, " ", config.device);
-}
+std::string BuildVersion() { return CARAVAN_VERSION; }
 
 WorkerContext::WorkerContext(const WorkerConfig& config, ShutdownSignal* signal)
     : config(config),

@@ -24,8 +24,8 @@ namespace caravan {
 // Resident memory of this process.
 uint64_t ResidentBytes();
 
-// Version and kind of device that all ranks of a replica must have.
-std::string BuildVersion(const WorkerConfig& config);
+// The version that all ranks of a replica must have.
+std::string BuildVersion();
 
 // What both roles have: configuration, metrics and the instance id of this process life.
 struct WorkerContext {

@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# How fast the whole cluster decodes on this machine's GPUs: gateway, tokenizer and workers with random weights, loaded
+# by `caravan bench` over gRPC. Token ids alone are asked for, so that any tokenizer does.
+#   tests/gpu/floor.sh PROGRAM_FOLDER [MODEL [DTYPE [TENSOR_PARALLEL…]]]      MODEL: a file of tests/gpu/models
+# READ_GBPS=… is the measured read ceiling of one GPU, for the shares (default: that of an H200).
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+programs=$1
+model=${2:-llama2_7b}
+dtype=${3:-float16}
+degrees=("${@:4}")
+[ ${#degrees[@]} -gt 0 ] || degrees=(1)
+read_gbps=${READ_GBPS:-4402}
+work=$(mktemp -d)
+up=
+trap '[ -z "$up" ] || kill "$up" 2>/dev/null; wait; rm -rf "$work"' EXIT
+
+mkdir "$work/model"
+cp "$here/models/$model.json" "$work/model/config.json"
+cp "$here/../../models/demo/tokenizer.model" "$work/model/"
+
+start() { # tensor_parallel flags…
+  local begun=$EPOCHREALTIME
+  "$programs/caravan" up --model "$work/model" --load_format=dummy --dtype="$dtype" --device=cuda --tensor_parallel="$1" \
+    --gateway_port=0 --metrics_port=0 --log_dir="$work" "${@:2}" > "$work/up.txt" 2>&1 &
+  up=$!
+  until grep -q '^Serving' "$work/up.txt"; do
+    kill -0 "$up" 2>/dev/null || { cat "$work"/up.txt "$work"/worker*; exit 1; }
+    sleep 0.05
+  done
+  address=$(awk '$1 == "gateway" { print $2; exit }' "$work/up.txt")
+  echo "ready after $(echo "$EPOCHREALTIME - $begun" | bc) s"
+  grep -h -oE '(loaded|warmed up|formed epoch) .*' "$work"/worker* | cut -c1-400
+}
+stop() { kill "$up"; wait "$up" || true; up=; }
+
+bench() { # name concurrency requests prompt output
+  "$programs/caravan" bench --address="$address" --notext --concurrency="$2" --num_requests="$3" --warmup="$2" \
+    --prompt_tokens="$4" --output_tokens="$5" --temperature=0 --json="$work/$1.json" > "$work/$1.txt"
+  python3 - "$work/$1.json" "$work/model/config.json" "$1" "$2" "$degree" "$read_gbps" "$4" "$5" <<'PYTHON'
+import json
+import sys
+
+report, config = (json.load(open(path)) for path in sys.argv[1:3])
+name, (batch, degree, gbps, prompt, output) = sys.argv[3], map(float, sys.argv[4:])
+h, kv = config["hidden_size"], config["num_key_value_heads"] * config["hidden_size"] / config["num_attention_heads"]
+weights = config["num_hidden_layers"] * (2 * h * h + 2 * h * kv + 3 * h * config["intermediate_size"]) \
+    + config["vocab_size"] * h  # of the embedding only the rows of the batch are read
+context = batch * (prompt + output / 2) * config["num_hidden_layers"] * 2 * kv
+step_ms = report["inter_token_ms"]["p50"]
+floor_ms = 2 * (weights + context) / degree / gbps / 1e6
+print(f"{name}: tensor parallel {degree:.0f}, batch {batch:.0f}: {1000 * batch / step_ms:.1f} tok/s decoding, "
+      f"{step_ms:.3f} ms a step, {100 * floor_ms / step_ms:.1f} % of the read ceiling; first token "
+      f"{report['time_to_first_token_ms']['p50']:.1f} ms (p50), {report['output_tokens_per_second']:.1f} tok/s end to "
+      f"end, {report['failed']} failed")
+PYTHON
+}
+
+for degree in "${degrees[@]}"; do
+  echo "== $model $dtype tensor parallel $degree"
+  start "$degree"
+  bench batch_1 1 3 128 256
+  bench batch_64 64 64 128 128
+  "$programs/caravan" status --address="$address"
+  stop
+done
