@@ -18,6 +18,7 @@ namespace {
 
 constexpr absl::Duration kLastMessages = absl::Seconds(2);  // for gateways to read the end
 constexpr absl::Duration kRecoverSlice = absl::Milliseconds(100);
+constexpr double kSpareBlocks = 0.01;
 constexpr absl::Duration kFirstLog = absl::Seconds(2);
 constexpr absl::Duration kLogInterval = absl::Seconds(30);
 
@@ -74,6 +75,8 @@ class LeaderProcess {
     options.tensor_parallel = config().tensor_parallel;
     options.gpu = config().device == "cuda" ? config().gpu : -1;
     options.collectives = config().collectives;
+    const bool blocks_fill_gpu = config().device == "cuda" && config().kv_cache_bytes == 0;
+    if (blocks_fill_gpu && config().tensor_parallel > 1) options.spare_blocks = kSpareBlocks;
     options.build = BuildVersion();
     options.rank_timeout = absl::Milliseconds(config().rank_timeout_ms);
     options.on_drain = [this] { context_.signal->Trigger(); };

@@ -20,6 +20,10 @@ absl::Status CheckOptions(const LlamaRunnerOptions& options, const LlamaModel& m
     return absl::InvalidArgumentError(absl::StrCat("--max_running_sequences is ", options.max_slots,
                                                    ", must be in [1, ", most_slots, "]"));
   }
+  if (options.block_tokens < 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--block_tokens is ", options.block_tokens, ", must be at least 1"));
+  }
   if (options.max_steps_in_flight < 1) {
     return absl::InvalidArgumentError(
         absl::StrCat("--pipeline_depth is ", options.max_steps_in_flight, ", must be at least 1"));

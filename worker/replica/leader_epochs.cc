@@ -212,7 +212,7 @@ int32_t ReplicaLeader::LeastBlocks() const {
   for (int rank = 1; rank < options_.tensor_parallel; ++rank) {
     least = std::min(least, static_cast<int32_t>(followers_[rank].hello.num_blocks()));
   }
-  return least;
+  return std::max(1, least - static_cast<int32_t>(least * options_.spare_blocks));
 }
 
 }  // namespace caravan

@@ -294,6 +294,37 @@ TEST_F(LlamaRunnerTest, GoesOnWhereAnEarlierAttemptEnded) {
   }
 }
 
+// A group that fell before it was used.
+class FallenGroup final : public Collectives {
+ public:
+  int rank() const override { return 0; }
+  int world_size() const override { return 1; }
+  absl::Status status() const override { return absl::UnavailableError("rank 1 was lost"); }
+  absl::Status AllReduceSum(MatrixView, DeviceStream) override { return status(); }
+  absl::Status GatherColumns(ConstMatrixView, MatrixView, DeviceStream) override {
+    return status();
+  }
+  absl::Status Broadcast(void*, size_t, int) override { return status(); }
+  void Abort() override {}
+};
+
+TEST_F(LlamaRunnerTest, AnEpochThatFallsWhileItIsPreparedIsFollowedByTheNext) {
+  LlamaRunnerOptions options = Options();
+  options.slots_on_device = true;  // prepares by running steps, in which the ranks meet
+  const auto runner =
+      *LlamaRunner::Create(*LoadLlama(Load()), std::make_shared<FallenGroup>(), options);
+  const absl::Status fallen = runner->AwaitEpoch(absl::Seconds(20));
+  EXPECT_TRUE(absl::IsUnavailable(fallen)) << fallen;
+  EXPECT_TRUE(absl::IsUnavailable(runner->Submit(Begin(0, {1, 2, 3}, 0))));
+  runner->Reset(std::make_shared<SingleRankCollectives>());
+  ASSERT_TRUE(runner->AwaitEpoch(absl::Seconds(20)).ok());
+  ASSERT_TRUE(runner->Submit(Begin(0, {1, 2, 3}, 0)).ok());
+  const int32_t token = Token(runner->Collect());
+  const auto other = MakeRunner();
+  ASSERT_TRUE(other->Submit(Begin(0, {1, 2, 3}, 0)).ok());
+  EXPECT_EQ(Token(other->Collect()), token);
+}
+
 TEST_F(LlamaRunnerTest, NamesTheFlagThatIsWrong) {
   const auto error = [this](const auto& change) {
     LlamaRunnerOptions options = Options();
