@@ -12,6 +12,7 @@
 #include "common/status.h"
 #include "kernels/device/device_memory.h"
 #include "tests/worker/replica/gpu_group_fixture.h"
+#include "tests/worker/replica/replica_fixture.h"
 
 namespace caravan {
 namespace {
@@ -349,6 +350,29 @@ TEST(GpuCollectives, RefuseARankOnTheCpuAndTheOtherWayRound) {
   status = MakeCollectivesBuilder(spec).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(status.message()), HasSubstr("choose auto, peer or nccl"));
+}
+
+TEST(GpuLeader, TakesNcclOnceARankCanNotMapItsPeers) {
+  std::string why;
+  if (!HasGpus(1, &why)) GTEST_SKIP() << why;
+  LeaderOptions options;
+  options.tensor_parallel = 2;
+  options.gpu = 0;
+  TestLeader leader(options);
+  ScriptedFollower follower(leader.address(), 77);
+  follower.SayHello(1, 2, /*neighbour=*/true, "cuda");
+  v1::LeaderMessage heard = follower.Hear();
+  ASSERT_TRUE(heard.has_configure());
+  EXPECT_EQ(heard.configure().collectives(), "peer");
+  // What may mend itself is tried again.
+  follower.SayFailed(heard.epoch(), "a rank was lost");
+  EXPECT_TRUE(follower.Hear().has_abort());
+  heard = follower.Hear();
+  EXPECT_EQ(heard.configure().collectives(), "peer");
+  follower.SayFailed(heard.epoch(), "no peer access", absl::StatusCode::kFailedPrecondition);
+  EXPECT_TRUE(follower.Hear().has_abort());
+  heard = follower.Hear();
+  EXPECT_EQ(heard.configure().collectives(), "nccl");
 }
 
 }  // namespace

@@ -119,7 +119,7 @@ class ScriptedFollower {
   }
 
   // From another host, or from this one.
-  void SayHello(int rank, int world_size, bool neighbour = false) {
+  void SayHello(int rank, int world_size, bool neighbour = false, const char* device = "cpu") {
     v1::FollowerMessage message;
     v1::FollowerHello* hello = message.mutable_hello();
     hello->mutable_rank()->set_tensor(static_cast<uint32_t>(rank));
@@ -128,7 +128,7 @@ class ScriptedFollower {
     hello->set_build(kBuild);
     hello->set_host(neighbour ? LocalHostName() : "elsewhere");
     if (neighbour) hello->set_boot_id(LocalBootId());
-    hello->set_device("cpu");
+    hello->set_device(device);
     hello->set_num_blocks(50);
     hello->set_limits(DescribeLimits(FakeRankRunner::DefaultLimits()));
     Say(0, std::move(message));
@@ -143,9 +143,10 @@ class ScriptedFollower {
     message.mutable_rendezvous()->set_address(address);
     Say(epoch, std::move(message));
   }
-  void SayFailed(uint64_t epoch, const std::string& why) {
+  void SayFailed(uint64_t epoch, const std::string& why,
+                 absl::StatusCode code = absl::StatusCode::kUnavailable) {
     v1::FollowerMessage message;
-    message.mutable_failed()->set_code(static_cast<int>(absl::StatusCode::kUnavailable));
+    message.mutable_failed()->set_code(static_cast<int>(code));
     message.mutable_failed()->set_message(why);
     Say(epoch, std::move(message));
   }

@@ -139,6 +139,8 @@ TEST(Leader, AFollowerThatDoesNotFitIsRefusedWithBothValues) {
                  [](FollowerOptions& o, RunnerLimits&) { o.fingerprint = "beef"; });
   expect_refused("version 0, the leader test",
                  [](FollowerOptions& o, RunnerLimits&) { o.build = "0"; });
+  expect_refused("device cuda, the leader cpu",
+                 [](FollowerOptions& o, RunnerLimits&) { o.gpu = 0; });
   expect_refused("block_tokens=8", [](FollowerOptions&, RunnerLimits& l) { l.block_tokens = 8; });
   // The replica is none the worse for it.
   TestFollower follower(leader.address(), 1, 2);
@@ -214,6 +216,26 @@ TEST(Leader, GivesSharedMemoryUpWhereAFollowerCanNotMapIt) {
   heard = follower.Hear();
   ASSERT_TRUE(heard.has_configure());
   EXPECT_EQ(heard.configure().collectives(), "gloo");
+}
+
+TEST(Leader, EndsWithASentenceWhereNoCollectivesAreLeft) {
+  TestLeader leader(OptionsOfLeader(2, "nccl"));
+  TestFollower follower(leader.address(), 1, 2);
+  const absl::Status status = leader.runner->Recover(kLong);
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
+  EXPECT_THAT(Message(status), HasSubstr("--collectives=nccl is for ranks on GPUs"));
+}
+
+TEST(Leader, EndsWithASentenceWhereAFollowerCanNotHaveTheCollectivesAskedFor) {
+  TestLeader leader(OptionsOfLeader(2, "gloo"));
+  ScriptedFollower follower(leader.address(), 77);
+  follower.SayHello(1, 2);
+  const v1::LeaderMessage heard = follower.Hear();
+  ASSERT_TRUE(heard.has_configure());
+  follower.SayFailed(heard.epoch(), "no gloo here", absl::StatusCode::kFailedPrecondition);
+  const absl::Status status = leader.runner->Recover(kLong);
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
+  EXPECT_THAT(Message(status), HasSubstr("no gloo here"));
 }
 
 TEST(Leader, FollowersDrainTheReplicaAndLeaveWhenItHasDrained) {
