@@ -7,6 +7,7 @@
 #include "common/log.h"
 #include "common/status.h"
 #include "kernels/device/device_memory.h"
+#include "worker/model/gpu_memory_plan.h"
 
 namespace caravan {
 namespace {
@@ -99,7 +100,13 @@ absl::StatusOr<std::unique_ptr<WorkerDevice>> WorkerDevice::Open(const WorkerCon
   bool waited = false;
   while ((device->cuda_ = CudaStream::Create(options, &problem)) == nullptr) {
     if (absl::Now() >= deadline) {
-      return absl::ResourceExhaustedError(absl::StrCat(problem, "; another process may hold it"));
+      std::string ignored;
+      std::vector<CudaDevice> devices = FindCudaDevices(&ignored);
+      const auto index = static_cast<size_t>(config.gpu);
+      const std::string bus = index < devices.size() ? devices[index].pci_bus_id : "";
+      return absl::ResourceExhaustedError(
+          absl::StrCat(problem, DescribeProcesses(FindGpuProcesses(bus)),
+                       ". End what holds it, or choose another --gpu"));
     }
     if (!std::exchange(waited, true)) LogWarning("waiting for the GPU", {{"reason", problem}});
     absl::SleepFor(kRetryPause);

@@ -128,8 +128,10 @@ std::unique_ptr<CudaStream> CudaStream::Create(const CudaStreamOptions& options,
   return stream;
 }
 
+// Errors are passed over: where Create failed there may be no context, and at the end of the process
+// the driver may be gone before this.
 CudaStream::~CudaStream() {
-  MakeCurrent();
+  cudaSetDevice(device_.index);
   if (stream_ != nullptr) cudaStreamSynchronize(stream_);
   if (cublas_ != nullptr) cublasLtDestroy(cublas_);
   if (workspace_ != nullptr) cudaFree(workspace_);

@@ -13,16 +13,6 @@ constexpr int64_t kMebi = 1 << 20;
 constexpr int64_t kGraphBytes = 128 * kMebi;         // a graph's nodes, of all buckets
 constexpr int64_t kCommunicatorBytes = 512 * kMebi;  // NCCL's channels and our peer buffers
 
-std::string DescribeProcesses(const std::vector<GpuProcess>& processes) {
-  std::string text;
-  for (const GpuProcess& process : processes) {
-    absl::StrAppend(&text, text.empty() ? "; in use by " : ", ", "process ", process.pid);
-    if (!process.name.empty()) absl::StrAppend(&text, " (", process.name, ")");
-    if (process.bytes >= 0) absl::StrAppend(&text, " with ", BytesText(process.bytes));
-  }
-  return text;
-}
-
 }  // namespace
 
 std::vector<MemoryNeed> GpuMemoryNeeds(const LlamaSource& source, const LoadOptions& load,
@@ -75,6 +65,16 @@ int64_t GpuBudget(const DeviceMemoryInfo& memory, double fraction) {
 
 int64_t KvBudget(const DeviceMemoryInfo& memory, double fraction, int32_t world_size) {
   return GpuBudget(memory, fraction) - kGraphBytes - (world_size > 1 ? kCommunicatorBytes : 0);
+}
+
+std::string DescribeProcesses(const std::vector<GpuProcess>& processes) {
+  std::string text;
+  for (const GpuProcess& process : processes) {
+    absl::StrAppend(&text, text.empty() ? "; in use by " : ", ", "process ", process.pid);
+    if (!process.name.empty()) absl::StrAppend(&text, " (", process.name, ")");
+    if (process.bytes >= 0) absl::StrAppend(&text, " with ", BytesText(process.bytes));
+  }
+  return text;
 }
 
 absl::Status CheckGpuMemory(const std::string& gpu, const std::vector<MemoryNeed>& needs,

@@ -32,6 +32,9 @@ int64_t GpuBudget(const DeviceMemoryInfo& memory, double fraction);
 // graphs and communicators.
 int64_t KvBudget(const DeviceMemoryInfo& memory, double fraction, int32_t world_size);
 
+// "; in use by process 4711 (python3) with 3.00 GiB, …"; empty where there is none.
+std::string DescribeProcesses(const std::vector<GpuProcess>& processes);
+
 // RESOURCE_EXHAUSTED where the needs exceed the budget: how much for what, how much is free, who
 // holds the rest, and which flags to change.
 absl::Status CheckGpuMemory(const std::string& gpu, const std::vector<MemoryNeed>& needs,
