@@ -23,6 +23,7 @@ class GpuMemoryPlanTest : public testing::Test {
     load_.max_batch_tokens = 64;
     load_.max_logit_rows = 8;
     runner_.max_slots = 8;
+    runner_.kv_cache_bytes = 0;
   }
   std::vector<MemoryNeed> Needs() { return GpuMemoryNeeds(*OpenLlama(load_), load_, runner_); }
   int64_t Bytes(const std::string& what) {

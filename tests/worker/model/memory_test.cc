@@ -103,7 +103,7 @@ TEST(KvMemory, SaysWhatItNeedsAndWhichFlagToChange) {
   EXPECT_THAT(error(0, -1), HasSubstr("must not be negative"));
   EXPECT_THAT(error(-1, 0), HasSubstr("must not be negative"));
   EXPECT_THAT(error(0, int64_t{1} << 55), HasSubstr("lower --kv_cache_bytes"));
-  EXPECT_THAT(error(1 << 30, 0), HasSubstr("--num_kv_blocks"));
+  EXPECT_THAT(error(1 << 30, 0), HasSubstr("lower --kv_cache_bytes"));
 }
 
 }  // namespace

@@ -182,8 +182,8 @@ TEST(SlotState, TakesTheTokensThatItIsTold) {
   work.token_ids = {7};  // and chosen
   ASSERT_TRUE(slot.BeginWork(work, 8, 4).ok());
   EXPECT_THAT(slot.tokens(), ElementsAre(1, 2, 7));
-  EXPECT_EQ(slot.RowFor(3).token_counts[5], 0U);
-  EXPECT_EQ(slot.RowFor(3).token_counts[7], 1U);
+  const auto history = slot.RowFor(3).history;
+  EXPECT_THAT(std::vector<int32_t>(history.begin(), history.end()), ElementsAre(1, 2, 7));
 }
 
 TEST(SlotState, RefusesToldTokensThatCanNotBe) {
@@ -227,8 +227,8 @@ TEST(SlotState, CountsThePromptForPenaltiesWhereThatIsWanted) {
   sampling.presence_penalty = 1;
   sampling.penalize_prompt = true;
   SlotState slot = MakeSlot({1, 1, 2}, 2, sampling);
-  EXPECT_EQ(slot.RowFor(3).token_counts[1], 2U);
-  EXPECT_EQ(slot.RowFor(3).token_counts[2], 1U);
+  EXPECT_EQ(slot.RowFor(3).history.size(), 3U);
+  EXPECT_EQ(slot.RowFor(3).history_prompt, 0);
 }
 
 }  // namespace
