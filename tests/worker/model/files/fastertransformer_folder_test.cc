@@ -72,14 +72,20 @@ TEST_F(FasterTransformerFolderTest, ReadsTheSectionOfTheModel) {
   EXPECT_EQ(config->max_positions, 4096);
 }
 
+TEST_F(FasterTransformerFolderTest, TakesLlamasEpsilonWhereTheConverterLeftItOut) {
+  WriteConfig({{"layernorm_eps", ""}});
+  const auto config = ReadFasterTransformerConfig(folder_.path());
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->layernorm_eps, 1e-06);
+}
+
 TEST_F(FasterTransformerFolderTest, NamesTheKeyThatIsWrong) {
   EXPECT_THAT(ConfigError({{"head_num", ""}}),
               HasSubstr("config.ini: [llama] head_num is missing"));
   EXPECT_THAT(ConfigError({{"head_num", "0"}}), HasSubstr("head_num is 0, must be in [1, "));
   EXPECT_THAT(ConfigError({{"inter_size", "many"}}), HasSubstr("inter_size is 'many'"));
   EXPECT_THAT(ConfigError({{"vocab_size", "1e300"}}), HasSubstr("vocab_size is '1e300'"));
-  EXPECT_THAT(ConfigError({{"layernorm_eps", ""}}),
-              AllOf(HasSubstr("layernorm_eps is missing"), HasSubstr("1e-06")));
+  EXPECT_THAT(ConfigError({{"layernorm_eps", "small"}}), HasSubstr("layernorm_eps is 'small'"));
   EXPECT_THAT(ConfigError({{"weight_data_type", "int8"}}), HasSubstr("'int8', must be fp32"));
   EXPECT_THAT(ConfigError({{"rotary_embedding", "64"}}), HasSubstr("rotary_embedding is 64"));
   EXPECT_THAT(ConfigError({{"prompt_learning_type", "2"}}), HasSubstr("prompt learning"));
