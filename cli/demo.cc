@@ -104,6 +104,7 @@ int DemoCommand(const std::vector<std::string>& words) {
   ClusterFlags flags;
   flags.model = absl::StrCat(RepositoryFolder(), "/models/demo");
   flags.tensor_parallel = 2;
+  flags.device = "cpu";  // two workers run on every machine, and the model is small
   DemoOptions demo;
   int64_t seed = static_cast<int64_t>(demo.seed);
   bool verbose = false;

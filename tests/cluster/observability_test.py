@@ -5,7 +5,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from helpers.cluster import pb, request
+from helpers.cluster import DEVICE, pb, request
 
 SERVICES = {
     "gateway": "caravan.v1.Generation",
@@ -69,9 +69,12 @@ def test_list_models_describes_replica_and_ranks(demo_cluster):
     models = demo_cluster.generation.ListModels(pb.ListModelsRequest(), timeout=10).models
     assert [model.name for model in models] == ["demo"]
     replica = models[0].replicas[0]
-    assert (replica.tensor_parallel, replica.ready, replica.device) == (2, True, "cpu")
+    assert (replica.tensor_parallel, replica.ready, replica.device) == (2, True, DEVICE)
     assert [rank.pid for rank in replica.ranks] == [worker.pid for worker in demo_cluster.workers[0]]
     assert all(rank.state == "ready" and rank.memory_bytes > 0 for rank in replica.ranks)
+    for rank in replica.ranks:
+        assert rank.device == "cpu" or rank.device.startswith("GPU ")
+        assert (rank.device_total_bytes > 0) == (rank.device_memory_bytes > 0) == (DEVICE == "cuda")
 
 
 def test_the_effective_configuration_is_logged(demo_cluster):

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/device/cuda_stream.h"
 #include "tests/worker/worker_client.h"
 #include "tests/worker/worker_processes.h"
 
@@ -151,14 +152,19 @@ TEST(WorkerProcesses, AStartThatCanNotSucceedEndsWithOneAndASentence) {
   char folder[] = "/tmp/caravan-worker-test-XXXXXX";
   ASSERT_NE(mkdtemp(folder), nullptr);
   const std::string demo = "--model=" CARAVAN_SOURCE_DIR "/models/demo";
-  WorkerProcess first(folder, "first", {demo, "--listen_address=127.0.0.1:0"});
-  const auto expect_failure = [&](const char* words, std::vector<std::string> flags) {
+  WorkerProcess first(folder, "first", {demo, "--device=cpu", "--listen_address=127.0.0.1:0"});
+  const auto expect_failure = [&](const std::string& words, std::vector<std::string> flags) {
     WorkerProcess process(folder, "failing", flags);
     EXPECT_EQ(process.Join(), 1) << words;
     EXPECT_THAT(process.Log(), HasSubstr(words));
   };
   expect_failure("--model is empty", {});
-  expect_failure("no CUDA", {demo, "--device=cuda"});
+  std::string problem;
+  if (FindCudaDevices(&problem).empty()) {
+    expect_failure("--device=cuda can't be had: " + problem, {demo, "--device=cuda"});
+  } else {
+    expect_failure("--gpu is 99", {demo, "--device=cuda", "--gpu=99"});
+  }
   expect_failure("/nowhere does not exist", {"--model=/nowhere", "--listen_address=127.0.0.1:0"});
   expect_failure("port is in use", {demo, "--listen_address=" + first.Address()});
   expect_failure("tensor_parallel", {demo, "--tensor_parallel=3", "--listen_address=127.0.0.1:0"});

@@ -87,6 +87,13 @@ class WorkerProcess {
   pid_t pid_ = 0;
 };
 
+// Where the replicas of these tests run: CARAVAN_TEST_DEVICE, by default the CPU, which every
+// machine has enough of.
+inline std::string TestDevice() {
+  const char* device = std::getenv("CARAVAN_TEST_DEVICE");
+  return device != nullptr ? device : "cpu";
+}
+
 // A replica of the demo model.
 class WorkerProcesses {
  public:
@@ -98,6 +105,7 @@ class WorkerProcesses {
     flags_.push_back(absl::StrCat("--tensor_parallel=", tensor_parallel));
     flags_.push_back("--model=" CARAVAN_SOURCE_DIR "/models/demo");
     flags_.push_back("--model_name=model");
+    flags_.push_back("--device=" + TestDevice());
     flags_.push_back("--kv_cache_bytes=67108864");
     ranks_.resize(tensor_parallel);
     for (int rank = 0; rank < tensor_parallel; ++rank) Start(rank);
