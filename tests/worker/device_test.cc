@@ -23,7 +23,10 @@ int BuiltCapability() {
 std::vector<CudaDevice> Gpus(int count, int capability) {
   std::vector<CudaDevice> devices;
   for (int i = 0; i < count; ++i) {
-    devices.push_back({.index = i, .name = "NVIDIA Test", .compute_capability = capability});
+    CudaDevice& device = devices.emplace_back();
+    device.index = i;
+    device.name = "NVIDIA Test";
+    device.compute_capability = capability;
   }
   return devices;
 }
