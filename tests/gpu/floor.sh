@@ -29,7 +29,7 @@ start() { # tensor_parallel flags…
     sleep 0.05
   done
   address=$(awk '$1 == "gateway" { print $2; exit }' "$work/up.txt")
-  echo "ready after $(echo "$EPOCHREALTIME - $begun" | bc) s"
+  awk -v begun="$begun" -v now="$EPOCHREALTIME" 'BEGIN { printf "ready after %.2f s\n", now - begun }'
   grep -h -oE '(loaded|warmed up|formed epoch) .*' "$work"/worker* | cut -c1-400
 }
 stop() { kill "$up"; wait "$up" || true; up=; }
