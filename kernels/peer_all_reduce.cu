@@ -175,8 +175,8 @@ void LaunchSum(const PeerView& peers, T* x, int64_t count, CudaStream& stream) {
     const int64_t size = std::min(step, count - first);
     const int64_t packs = (size + kVector<T> - 1) / kVector<T>;
     const int64_t work = parts ? packs / peers.world_size + 1 : packs;
-    LaunchDependent(kernel, {BlocksFor(peers, work, kBlocksAtOnce<kRanks>), kThreads}, stream,
-                    peers, x + first, size, IsAligned16(x + first));
+    LaunchPeer(kernel, {BlocksFor(peers, work, kBlocksAtOnce<kRanks>), kThreads}, stream, peers,
+               x + first, size, IsAligned16(x + first));
   }
 }
 
@@ -191,9 +191,9 @@ void LaunchGather(const PeerView& peers, ConstMatrixView shard, MatrixView full,
   for (int64_t first = 0; first < count; first += step) {
     const int64_t size = std::min(step, count - first);
     const int64_t packs = (size + kVector<T> - 1) / kVector<T>;
-    LaunchDependent(GatherColumnsKernel<T>, {BlocksFor(peers, packs, kBlocksAtOnce<2>), kThreads},
-                    stream, peers, static_cast<const T*>(shard.data), static_cast<T*>(full.data),
-                    shard.cols, first, size, aligned);
+    LaunchPeer(GatherColumnsKernel<T>, {BlocksFor(peers, packs, kBlocksAtOnce<2>), kThreads},
+               stream, peers, static_cast<const T*>(shard.data), static_cast<T*>(full.data),
+               shard.cols, first, size, aligned);
   }
 }
 

@@ -188,7 +188,7 @@ void Launch(const PeerView& peers, const PeerReducedNorm& norm, const CudaStream
     const int64_t at_once =
         int64_t{peers.max_blocks} * std::min(16, kMostThreads<kRanks> / threads);
     const auto blocks = static_cast<unsigned int>(std::min(a.rows, at_once));
-    LaunchDependent(SumAddRmsNormKernel<P, R, kRanks>, {blocks, threads}, stream, peers, a);
+    LaunchPeer(SumAddRmsNormKernel<P, R, kRanks>, {blocks, threads}, stream, peers, a);
   }
 }
 

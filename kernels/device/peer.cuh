@@ -55,6 +55,15 @@ __device__ inline void ReleaseSuccessor(const PeerView& peers) {
   if (!peers.shares_gpu) ReleaseSuccessor();
 }
 
+// Kernels whose first parameter is `peers`.
+template <typename... Parameters, typename... Arguments>
+void LaunchPeer(void (*kernel)(PeerView, Parameters...), const LaunchShape& shape,
+                const CudaStream& stream, const PeerView& peers, Arguments... arguments) {
+  if (!peers.shares_gpu) return LaunchDependent(kernel, shape, stream, peers, arguments...);
+  kernel<<<shape.grid, shape.threads, 0, stream.handle()>>>(peers, arguments...);
+  CARAVAN_CUDA_CHECK(cudaGetLastError());
+}
+
 // One launch's use of the regions.
 struct Turn {
   int64_t region;  // offset in bytes of the region of this turn

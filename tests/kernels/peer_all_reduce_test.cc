@@ -136,7 +136,7 @@ Expected ReferenceNorm(double x, double mean_square, double weight, DType out) {
 }
 
 TEST_P(PeerTest, AddsTheSumToTheResidualAndNormalizes) {
-  constexpr std::pair<int64_t, int64_t> kShapes[] = {{1, 8},     {5, 64},   {1, 4096}, {3, 5120},
+  constexpr std::pair<int64_t, int64_t> kShapes[] = {{1, 8},     {5, 64},   {1, 4096},  {3, 5120},
                                                      {65, 4096}, {2, 8192}, {300, 6144}};
   PeerRanks ranks(world_size(), kRegion);
   for (const DType dtype : kAllDTypes) {
@@ -209,6 +209,23 @@ TEST_P(PeerTest, GathersColumnsOfWholeAndBrokenPacks) {
         }
       }
     }
+  }
+}
+
+TEST_P(PeerTest, SumsInRankOrderOfGatheredAddendsHaveTheSameBits) {
+  PeerRanks ranks(1, kRegion);
+  for (const DType dtype : kAllDTypes) {
+    const std::vector<Tensor> addends = RandomOfAll(dtype, 1, 5001);
+    Tensor gathered(dtype, world_size(), 5001);
+    for (int r = 0; r < world_size(); ++r) {
+      for (int64_t c = 0; c < 5001; ++c) gathered.Set(r, c, addends[r].at(0, c));
+    }
+    const MatrixView all = ranks.Put(0, gathered);
+    const MatrixView out = ranks.Put(0, Tensor(dtype, 1, 5001));
+    ranks.Run([&](int) { cuda::SumInRankOrder(all.data, world_size(), out, ranks.stream(0)); });
+    Tensor sum(dtype, 1, 5001);
+    ranks.Get(0, out, &sum);
+    ExpectEqualBits(sum, RoundedSum(addends), NameOf(dtype));
   }
 }
 

@@ -70,6 +70,7 @@ class ReplicaFollower {
   void RunSteps();
   void Execute(const v1::LeaderMessage& message);
   void OnConfigure(const v1::LeaderMessage& message);
+  void DropOldGroup();
   void OnRendezvous(const v1::LeaderMessage& message);
   void OnStep(const v1::LeaderMessage& message);
   void CollectStep();

@@ -46,6 +46,7 @@ void ReplicaFollower::OnConfigure(const v1::LeaderMessage& message) {
   spec.gpu = options_.gpu;
   spec.shared_memory_name = configure.shared_memory_name();
   spec.host = LocalAddressToward(HostOfAddress(options_.leader_address));
+  DropOldGroup();
   absl::StatusOr<std::unique_ptr<CollectivesBuilder>> made = MakeCollectivesBuilder(spec);
   if (!made.ok()) return ReportUnformed(message.epoch(), made.status());
   v1::FollowerMessage answer;
@@ -55,6 +56,16 @@ void ReplicaFollower::OnConfigure(const v1::LeaderMessage& message) {
     answer.mutable_rendezvous()->set_address(builder_->address());
   }
   Send(message.epoch(), std::move(answer));
+}
+
+// Ending a group may take its time (a GPU's work, NCCL): not under the lock. What the runner still
+// holds ends with its Reset.
+void ReplicaFollower::DropOldGroup() {
+  std::shared_ptr<CollectivesBuilder> builder;
+  std::shared_ptr<Collectives> ranks;
+  const std::lock_guard lock(mutex_);
+  builder.swap(builder_);
+  ranks.swap(ranks_);
 }
 
 void ReplicaFollower::OnRendezvous(const v1::LeaderMessage& message) {

@@ -22,6 +22,16 @@ void ReplicaLeader::FormEpochs() {
     changed_.wait(lock,
                   [this] { return stopping_ || (!stands_ && hopeless_.ok() && AllJoined()); });
     if (stopping_) return;
+    // Ending a group may take its time (a GPU's work, NCCL): not under the lock.
+    if (builder_ != nullptr || ranks_ != nullptr) {
+      std::shared_ptr<CollectivesBuilder> old_builder = std::exchange(builder_, nullptr);
+      std::shared_ptr<Collectives> old_ranks = std::exchange(ranks_, nullptr);
+      lock.unlock();
+      old_builder.reset();
+      old_ranks.reset();
+      lock.lock();
+      continue;  // a follower may have left meanwhile
+    }
     const absl::Status status = Form(lock);
     if (status.ok() || stopping_) continue;
     LoseEpoch(std::string(status.message()));

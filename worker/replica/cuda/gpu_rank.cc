@@ -17,6 +17,7 @@ constexpr int64_t kFirstRows[] = {1, 32, 512};
 constexpr int64_t kFirstCols = 1024;
 constexpr absl::Duration kPoll = absl::Microseconds(100);
 
+// All calls that a step makes. `group` may be one of a single rank.
 absl::Status EnqueueFirstCalls(Collectives& group, void* memory, CudaStream& cuda) {
   const DeviceStream stream = DeviceStream::Cuda(cuda);
   const int64_t bytes = kFirstRows[std::size(kFirstRows) - 1] * kFirstCols * 4;
@@ -72,6 +73,10 @@ absl::Status RunFirstCalls(Collectives& group, int gpu, absl::Duration timeout) 
   if (memory.data() == nullptr) {
     return absl::UnavailableError(absl::StrCat("GPU ", gpu, " has no memory left to try sums in"));
   }
+  // Loading the code of what does not wait for peers would wait for kernels that do.
+  SingleRankCollectives alone;
+  RETURN_IF_ERROR(EnqueueFirstCalls(alone, memory.data(), *stream));
+  stream->Synchronize();
   absl::Status status = EnqueueFirstCalls(group, memory.data(), *stream);
   while (status.ok() && !stream->IsIdle()) {
     status = group.status();

