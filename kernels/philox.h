@@ -14,7 +14,7 @@ struct PhiloxWords {
 // Word 2 of the counter: draws for different purposes never meet.
 enum class PhiloxPurpose : uint32_t { kSample = 0 };
 
-inline PhiloxWords Philox4x32(uint64_t key, PhiloxWords counter) {
+constexpr PhiloxWords Philox4x32(uint64_t key, PhiloxWords counter) {
   uint32_t key_low = static_cast<uint32_t>(key);
   uint32_t key_high = static_cast<uint32_t>(key >> 32);
   for (int round = 0; round < 10; ++round) {

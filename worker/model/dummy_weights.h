@@ -10,8 +10,8 @@ namespace caravan {
 
 uint64_t DummyKey(std::string_view tensor_name);
 
-// target[j] = element first + j of the tensor `key`: normal, mean 0, deviation 0.02, from Philox
-// 4x32-10 (Salmon et al. 2011), 16 bits an element.
+// target[j] = element first + j of the tensor `key`: those of kernels/dummy_fill.h, which has
+// the same for devices.
 void FillDummy(uint64_t key, int64_t first, DType dtype, int64_t count, void* target);
 
 void FillOnes(DType dtype, int64_t count, void* target);
