@@ -58,8 +58,8 @@ void FillDummy(const DummySource& source, const std::vector<float>& quantiles, M
   CARAVAN_CHECK(stream.workspace_bytes() >= static_cast<int64_t>(bytes), stream.workspace_bytes(),
                 " bytes of workspace, the table has ", bytes);
   auto* table = static_cast<float*>(stream.workspace());
-  CARAVAN_CUDA_CHECK(cudaMemcpyAsync(table, quantiles.data(), bytes, cudaMemcpyHostToDevice,
-                                     stream.handle()));
+  CARAVAN_CUDA_CHECK(
+      cudaMemcpyAsync(table, quantiles.data(), bytes, cudaMemcpyHostToDevice, stream.handle()));
   WithType(out.dtype, [&](auto tag) {
     Launch<typename decltype(tag)::type>(source, table, out, stream.handle());
   });

@@ -10,6 +10,7 @@ namespace caravan {
 namespace cuda {  // matmul.cu
 void Matmul(ConstMatrixView x, const WeightView& weight, ConstVectorView bias, MatrixView out,
             CudaStream& stream);
+void PrepareMatmul(const MatmulShape& shape, const WeightView& weight, CudaStream& stream);
 }  // namespace cuda
 namespace cpu {
 namespace {
@@ -87,6 +88,8 @@ void Matmul(ConstMatrixView x, const WeightView& weight, ConstVectorView bias, M
   }
 }
 
+void PrepareMatmul(const MatmulShape&, const WeightView&) {}
+
 }  // namespace
 }  // namespace cpu
 
@@ -99,6 +102,12 @@ void Matmul(ConstMatrixView x, const WeightView& weight, ConstVectorView bias, M
   CARAVAN_CHECK(bias.empty() || bias.size == out.cols, bias.size, " against ", out.cols);
   if (out.empty()) return;
   CARAVAN_DISPATCH(Matmul, stream, x, weight, bias, out);
+}
+
+void PrepareMatmul(const MatmulShape& shape, const WeightView& weight, DeviceStream stream) {
+  CARAVAN_CHECK(shape.tokens >= 0, shape.tokens, " tokens");
+  if (shape.tokens == 0 || weight.out_features == 0) return;
+  CARAVAN_DISPATCH(PrepareMatmul, stream, shape, weight);
 }
 
 }  // namespace caravan

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "kernels/device/cublas_plans.h"
+
 struct CUstream_st;      // cudaStream_t
 struct cublasLtContext;  // cublasLtHandle_t
 
@@ -52,6 +54,7 @@ class CudaStream {
 
   CUstream_st* handle() const { return stream_; }
   cublasLtContext* cublas() const { return cublas_; }
+  CublasPlans& cublas_plans() { return cublas_plans_; }
   const CudaDevice& device() const { return device_; }
   bool batch_invariant() const { return options_.batch_invariant; }
   void* workspace() const { return workspace_; }
@@ -70,6 +73,7 @@ class CudaStream {
   const CudaDevice device_;
   CUstream_st* stream_ = nullptr;
   cublasLtContext* cublas_ = nullptr;
+  CublasPlans cublas_plans_;
   void* workspace_ = nullptr;
 };
 

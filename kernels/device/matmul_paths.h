@@ -1,0 +1,51 @@
+// The ways in which CUDA multiplies. kernels/matmul.cu chooses; tests and benchmarks name one.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/device/cuda_stream.h"
+#include "kernels/matmul.h"
+#include "kernels/view.h"
+
+namespace caravan::cuda {
+
+// The arguments of Matmul, whose shapes have been checked; out is not empty.
+struct MatmulArgs {
+  ConstMatrixView x;
+  WeightView weight;
+  ConstVectorView bias;
+  MatrixView out;
+};
+
+enum class MatmulPath : uint8_t {
+  kGeneric,  // any dtypes, sizes and alignments
+  kVector,   // few tokens: each weight goes through a register once, no tensor cores
+  kTiled,    // fp16 and bf16 on tensor cores; one order of summation whatever the tokens, if asked
+  kCublas,   // many tokens
+};
+const char* NameOf(MatmulPath path);
+
+// Whether a path can multiply these dtypes, alignments and sizes at all.
+bool CanMultiply(MatmulPath path, const MatmulArgs& args);
+// The path that Matmul takes: the fastest one that can, or on a batch-invariant stream one whose
+// row results do not depend on the number of tokens.
+MatmulPath ChoosePath(const MatmulArgs& args, const CudaStream& stream);
+// REQUIRES: CanMultiply(path, args). The order of summation depends on stream.batch_invariant().
+void MultiplyBy(MatmulPath path, const MatmulArgs& args, CudaStream& stream);
+
+// What MultiplyBy calls.
+inline constexpr int64_t kMaxVectorTokens = 4;
+void MultiplyGeneric(const MatmulArgs& args, CudaStream& stream);
+void MultiplyVector(const MatmulArgs& args, CudaStream& stream);
+// `splits` blocks share the inner dimension of a tile: a power of two up to 8 on sm_90, else 1; 0
+// chooses.
+void MultiplyTiled(const MatmulArgs& args, int splits, CudaStream& stream);
+void MultiplyCublas(const MatmulArgs& args, CudaStream& stream);
+// Looks for the algorithm that MultiplyCublas will take. Only shapes, strides, dtypes and whether
+// there is a bias matter; no data is touched.
+void PrepareCublas(const MatmulArgs& args, CudaStream& stream);
+
+// x and weight have one dtype, and rows of both begin on 16 bytes.
+bool InputsAreAligned(const MatmulArgs& args);
+
+}  // namespace caravan::cuda

@@ -1,0 +1,415 @@
+#include <algorithm>
+
+#include "kernels/device/any_dtype.cuh"
+#include "kernels/device/cluster.cuh"
+#include "kernels/device/launch.cuh"
+#include "kernels/device/matmul_paths.h"
+#include "kernels/device/tensor_core.cuh"
+
+namespace caravan::cuda {
+namespace {
+
+constexpr int kDepth = 64;     // of a stage: one line of 128 bytes a row
+constexpr int kChunk = 8;      // elements of 16 bytes
+constexpr int kStep = 16;      // inner elements of one mma
+constexpr int kPadding = 4;    // floats behind a row of partial sums: no bank conflicts
+constexpr int kMaxSplits = 8;  // a portable cluster
+
+// A block makes features x tokens sums. Its warps share them as tiles of kWarpFeatures x
+// kWarpTokens, and kSteps warps share the inner steps of each tile.
+template <int kFeatures_, int kTokens_, int kWarpFeatures_, int kWarpTokens_, int kSteps_,
+          int kStages_, int kBlocks_>
+struct Tile {
+  static constexpr int kFeatures = kFeatures_;
+  static constexpr int kTokens = kTokens_;
+  static constexpr int kWarpFeatures = kWarpFeatures_;
+  static constexpr int kWarpTokens = kWarpTokens_;
+  static constexpr int kSteps = kSteps_;
+  static constexpr int kStages = kStages_;
+  static constexpr int kBlocks = kBlocks_;  // of a multiprocessor
+  static constexpr int kTilesAlong = kFeatures / kWarpFeatures;
+  static constexpr int kWarps = kTilesAlong * (kTokens / kWarpTokens) * kSteps;
+  static constexpr int kThreads = 32 * kWarps;
+  static constexpr int kWeightBytes = SwizzledTile<kDepth>::Bytes(kFeatures);
+  static constexpr int kStageBytes = SwizzledTile<kDepth>::Bytes(kFeatures + kTokens);
+  static constexpr int kPartialRow = kFeatures + kPadding;
+  static constexpr int kSharedBytes =
+      std::max(kStages * kStageBytes, kSteps* kTokens* kPartialRow * 4);
+};
+
+struct TiledArgs {
+  const void* weight;
+  const void* x;
+  int64_t x_stride;
+  const void* bias;  // or null
+  DType bias_dtype;
+  void* out;
+  DType out_dtype;
+  int64_t out_stride;
+  int64_t tokens;
+  int64_t features;
+  int64_t k;
+  int splits;
+  bool wide_stores;
+};
+
+// One thread's share of copying kRows rows of kDepth elements: chunk `chunk` of every
+// (kThreads / 8)-th row from `row` on.
+template <typename T, int kRows, int kThreads>
+struct RowCopier {
+  static constexpr int kStride = kThreads / 8;
+  static constexpr int kEach = (kRows + kStride - 1) / kStride;
+  static_assert(kStride % 8 == 0, "the swizzle of a thread's rows is one");
+
+  const T* source;  // of the thread's first chunk in tile 0
+  int64_t stride;   // elements between two of the thread's rows
+  int rows;         // of the matrix, from the tile's first on
+  int64_t k;
+  int row;
+  int chunk;
+
+  __device__ RowCopier(const void* matrix, int64_t row_stride, int64_t first, int64_t all_rows,
+                       int64_t inner)
+      : stride(kStride * row_stride),
+        rows(static_cast<int>(min(all_rows - first, int64_t{kRows}))),
+        k(inner),
+        row(threadIdx.x / 8),
+        chunk(threadIdx.x % 8) {
+    source = static_cast<const T*>(matrix) + (first + row) * row_stride + chunk * kChunk;
+  }
+
+  __device__ bool Has(int i) const { return row + i * kStride < kRows; }
+  __device__ bool IsInside(int i, int64_t tile) const {
+    return row + i * kStride < rows && tile * kDepth + chunk * kChunk < k;
+  }
+  __device__ uint32_t Offset(int i) const {  // bytes
+    return SwizzledTile<kDepth>::Offset(row, chunk) +
+           static_cast<uint32_t>(SwizzledTile<kDepth>::Bytes(i * kStride));
+  }
+
+  // Rows and elements beyond the matrix become zeros.
+  __device__ void Copy(int64_t tile, uint32_t shared) const {
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      if (!Has(i)) continue;
+      const bool inside = IsInside(i, tile);
+      CopyAsync16(shared + Offset(i), source + i * stride + tile * kDepth, inside);
+    }
+  }
+  __device__ uint4 Load(int i, int64_t tile) const {
+    if (!Has(i) || !IsInside(i, tile)) return make_uint4(0, 0, 0, 0);
+    return *reinterpret_cast<const uint4*>(source + i * stride + tile * kDepth);
+  }
+  __device__ void Store(int i, uint4 value, char* shared) const {
+    if (Has(i)) *reinterpret_cast<uint4*>(shared + Offset(i)) = value;
+  }
+};
+
+// The warp's place in the block, and from where it reads its operands.
+template <typename Shape>
+struct WarpTile {
+  int feature;  // first of the tile
+  int token;
+  int step;  // first of the inner steps
+  FragmentAddress<kDepth> weights;
+  FragmentAddress<kDepth> x;
+
+  __device__ WarpTile(int warp, int lane)
+      : feature(warp / Shape::kSteps % Shape::kTilesAlong * Shape::kWarpFeatures),
+        token(warp / Shape::kSteps / Shape::kTilesAlong * Shape::kWarpTokens),
+        step(warp % Shape::kSteps),
+        weights(feature + lane % 16, lane / 16),
+        x(token + (Shape::kWarpTokens == 8 ? 0 : lane / 16 * 8) + lane % 8, lane / 8 % 2) {}
+};
+
+template <typename Shape>
+using Sums = float[Shape::kWarpFeatures / 16][Shape::kWarpTokens / 8][4];
+
+// The two matrices of one column tile, addressed by the lower 16 lanes.
+__device__ void LoadHalfFragment(uint32_t shared, uint32_t (&f)[2]) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
+               : "=r"(f[0]), "=r"(f[1])
+               : "r"(shared)
+               : "memory");
+}
+
+// Inner step `step` of the tokens at `x`: two registers for each eight of them.
+template <typename Shape>
+__device__ void LoadTokens(const WarpTile<Shape>& tile, uint32_t x, int step,
+                           uint32_t (&b)[Shape::kWarpTokens / 8][2]) {
+  if constexpr (Shape::kWarpTokens == 8) {
+    LoadHalfFragment(tile.x.At(x, step), b[0]);
+  } else {
+#pragma unroll
+    for (int j = 0; j < Shape::kWarpTokens / 16; ++j) {
+      uint32_t two[4];
+      LoadFragment(tile.x.At(x, j, step), two);
+      b[2 * j][0] = two[0];
+      b[2 * j][1] = two[1];
+      b[2 * j + 1][0] = two[2];
+      b[2 * j + 1][1] = two[3];
+    }
+  }
+}
+
+// The warp's share of one stage: weights are the 16 rows of an mma, tokens its 8 columns.
+template <typename T, typename Shape>
+__device__ void MultiplyStage(uint32_t stage, const WarpTile<Shape>& tile, Sums<Shape>& sums) {
+#pragma unroll
+  for (int i = 0; i < kDepth / kStep / Shape::kSteps; ++i) {
+    const int step = tile.step + i * Shape::kSteps;
+    uint32_t b[Shape::kWarpTokens / 8][2];
+    LoadTokens(tile, stage + Shape::kWeightBytes, step, b);
+#pragma unroll
+    for (int m = 0; m < Shape::kWarpFeatures / 16; ++m) {
+      uint32_t a[4];
+      LoadFragment(tile.weights.At(stage, m, step), a);
+#pragma unroll
+      for (int n = 0; n < Shape::kWarpTokens / 8; ++n) {
+        MultiplyAdd<T>(sums[m][n], a, b[n][0], b[n][1]);
+      }
+    }
+  }
+}
+
+// The warp's sums to shared memory: [step warp][token][feature].
+template <typename Shape>
+__device__ void StorePartials(const Sums<Shape>& sums, const WarpTile<Shape>& tile,
+                              float* partials) {
+  const int lane = threadIdx.x % 32;
+  float* part = partials + tile.step * Shape::kTokens * Shape::kPartialRow;
+#pragma unroll
+  for (int i = 0; i < Shape::kWarpFeatures / 16; ++i) {
+#pragma unroll
+    for (int j = 0; j < Shape::kWarpTokens / 8; ++j) {
+      const int feature = tile.feature + i * 16 + lane / 4;
+      const int token = tile.token + j * 8 + lane % 4 * 2;
+      float* target = part + token * Shape::kPartialRow + feature;
+      target[0] = sums[i][j][0];
+      target[Shape::kPartialRow] = sums[i][j][1];
+      target[8] = sums[i][j][2];
+      target[Shape::kPartialRow + 8] = sums[i][j][3];
+    }
+  }
+}
+
+__device__ void StoreFour(const TiledArgs& args, int64_t token, int64_t feature, float4 sum) {
+  float values[4] = {sum.x, sum.y, sum.z, sum.w};
+  if (args.bias != nullptr) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (feature + i < args.features) {
+        values[i] += LoadElement(args.bias, args.bias_dtype, feature + i);
+      }
+    }
+  }
+  const int64_t index = token * args.out_stride + feature;
+  if (args.wide_stores) {
+    StoreElements<4>(args.out, args.out_dtype, index, values);
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if (feature + i < args.features) StoreElement(args.out, args.out_dtype, index + i, values[i]);
+  }
+}
+
+// Adds up what the warps of each step and the blocks of the cluster have, in one order, and stores
+// this block's share.
+template <typename Shape>
+__device__ void ReduceAndStore(const TiledArgs& args, const float* partials, int64_t first_token,
+                               int64_t first_feature) {
+  constexpr int kFours = Shape::kFeatures / 4;
+  const int share = Shape::kTokens * kFours / args.splits;
+  const int rank = blockIdx.x;
+  for (int i = rank * share + threadIdx.x; i < (rank + 1) * share; i += Shape::kThreads) {
+    const int token = i / kFours;
+    const int feature = i % kFours * 4;
+    if (first_token + token >= args.tokens || first_feature + feature >= args.features) continue;
+    float4 sum = make_float4(0, 0, 0, 0);
+    for (int split = 0; split < args.splits; ++split) {
+#pragma unroll
+      for (int step = 0; step < Shape::kSteps; ++step) {
+        const auto* place = reinterpret_cast<const float4*>(
+            partials + (step * Shape::kTokens + token) * Shape::kPartialRow + feature);
+        const float4 v = args.splits == 1 ? *place : LoadFromCluster(place, split);
+        sum = make_float4(sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w);
+      }
+    }
+    StoreFour(args, first_token + token, first_feature + feature, sum);
+  }
+}
+
+// The inputs of the first stages: by ordinary loads, since copies would be waited for in the order
+// in which they were issued, and the weights of all first stages were issued earlier.
+template <typename T, typename Shape>
+__device__ void LoadFirstInputs(const RowCopier<T, Shape::kTokens, Shape::kThreads>& x,
+                                int64_t begin, int64_t end, char* stages) {
+  constexpr int kEach = RowCopier<T, Shape::kTokens, Shape::kThreads>::kEach;
+  uint4 values[Shape::kStages - 1][kEach];
+#pragma unroll
+  for (int s = 0; s < Shape::kStages - 1; ++s) {
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      values[s][i] = begin + s < end ? x.Load(i, begin + s) : make_uint4(0, 0, 0, 0);
+    }
+  }
+#pragma unroll
+  for (int s = 0; s < Shape::kStages - 1; ++s) {
+    char* target = stages + s * Shape::kStageBytes + Shape::kWeightBytes;
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) x.Store(i, values[s][i], target);
+  }
+}
+
+// A cluster of blocks per tile of outputs, each block with a part of the inner dimension: even a
+// small matrix is read by all multiprocessors at once. A ring of stages in shared memory keeps its
+// copies under way; the first weights come before the predecessor has ended.
+template <typename T, typename Shape>
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) TiledKernel(TiledArgs args) {
+  extern __shared__ uint4 shared[];
+  const uint32_t stages = SharedAddress(shared);
+  const int64_t first_token = int64_t{blockIdx.y} * Shape::kTokens;
+  const int64_t first_feature = int64_t{blockIdx.z} * Shape::kFeatures;
+  const RowCopier<T, Shape::kFeatures, Shape::kThreads> weights(args.weight, args.k, first_feature,
+                                                                args.features, args.k);
+  const RowCopier<T, Shape::kTokens, Shape::kThreads> x(args.x, args.x_stride, first_token,
+                                                        args.tokens, args.k);
+  const int64_t tiles = (args.k + kDepth - 1) / kDepth;
+  const int64_t begin = tiles * blockIdx.x / args.splits;
+  const int64_t end = tiles * (blockIdx.x + 1) / args.splits;
+  ReleaseSuccessor();
+#pragma unroll
+  for (int s = 0; s < Shape::kStages - 1; ++s) {
+    if (begin + s < end) weights.Copy(begin + s, stages + s * Shape::kStageBytes);
+    CommitCopies();
+  }
+  WaitForPredecessor();
+  LoadFirstInputs<T, Shape>(x, begin, end, reinterpret_cast<char*>(shared));
+  const WarpTile<Shape> place(threadIdx.x / 32, threadIdx.x % 32);
+  Sums<Shape> sums = {};
+  int stage = 0;
+  for (int64_t tile = begin; tile < end; ++tile) {
+    WaitForCopies<Shape::kStages - 2>();
+    __syncthreads();
+    const int64_t next = tile + Shape::kStages - 1;
+    if (next < end) {
+      const int previous = stage == 0 ? Shape::kStages - 1 : stage - 1;
+      const uint32_t target = stages + previous * Shape::kStageBytes;
+      weights.Copy(next, target);
+      x.Copy(next, target + Shape::kWeightBytes);
+    }
+    CommitCopies();
+    MultiplyStage<T, Shape>(stages + stage * Shape::kStageBytes, place, sums);
+    stage = stage + 1 == Shape::kStages ? 0 : stage + 1;
+  }
+  WaitForCopies<0>();
+  __syncthreads();
+  auto* partials = reinterpret_cast<float*>(shared);
+  StorePartials<Shape>(sums, place, partials);
+  if (args.splits > 1) {
+    SynchronizeCluster();
+  } else {
+    __syncthreads();
+  }
+  ReduceAndStore<Shape>(args, partials, first_token, first_feature);
+  if (args.splits > 1) SynchronizeCluster();  // no block leaves while others read its sums
+}
+
+template <typename T, typename Shape>
+void LaunchTile(const MatmulArgs& args, int splits, CudaStream& stream) {
+  const auto kernel = TiledKernel<T, Shape>;
+  CARAVAN_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                          Shape::kSharedBytes));
+  const bool wide =
+      IsAligned16(args.out.data) && args.out.cols % 4 == 0 && args.out.row_stride % 4 == 0;
+  const TiledArgs kernel_args = {.weight = args.weight.data,
+                                 .x = args.x.data,
+                                 .x_stride = args.x.row_stride,
+                                 .bias = args.bias.data,
+                                 .bias_dtype = args.bias.dtype,
+                                 .out = args.out.data,
+                                 .out_dtype = args.out.dtype,
+                                 .out_stride = args.out.row_stride,
+                                 .tokens = args.x.rows,
+                                 .features = args.out.cols,
+                                 .k = args.x.cols,
+                                 .splits = splits,
+                                 .wide_stores = wide};
+  const dim3 grid(static_cast<unsigned>(splits),
+                  static_cast<unsigned>((args.x.rows + Shape::kTokens - 1) / Shape::kTokens),
+                  static_cast<unsigned>((args.out.cols + Shape::kFeatures - 1) / Shape::kFeatures));
+  LaunchDependent(kernel,
+                  {.grid = grid,
+                   .threads = Shape::kThreads,
+                   .shared_bytes = Shape::kSharedBytes,
+                   .cluster = splits},
+                  stream, kernel_args);
+}
+
+// For the fewest bytes in flight that keep the memory busy, and the fewest tokens padded.
+// clang-format off
+//                       features tokens  warp's  steps stages blocks
+using Tokens8 = Tile<         64,      8,  16,  8,    2,     8,     3>;
+using Tokens16 = Tile<        64,     16,  16, 16,    2,     7,     3>;
+using Tokens32 = Tile<        64,     32,  32, 32,    4,     6,     3>;
+using Tokens64 = Tile<       128,     64,  32, 64,    2,     4,     2>;
+// Each sum in one order, that of k: one warp's, without splits.
+using Invariant8 = Tile<      32,      8,  16,  8,    1,    12,     3>;
+using Invariant16 = Tile<     32,     16,  16, 16,    1,    10,     3>;
+using Invariant64 = Tile<     64,     64,  32, 32,    1,     4,     3>;
+using Invariant128 = Tile<   128,    128,  64, 32,    1,     3,     2>;
+// clang-format on
+
+template <typename T>
+void LaunchInvariant(const MatmulArgs& args, CudaStream& stream) {
+  if (args.x.rows <= 8) return LaunchTile<T, Invariant8>(args, 1, stream);
+  if (args.x.rows <= 16) return LaunchTile<T, Invariant16>(args, 1, stream);
+  if (args.x.rows <= 128) return LaunchTile<T, Invariant64>(args, 1, stream);
+  LaunchTile<T, Invariant128>(args, 1, stream);
+}
+
+// So many that there are two blocks for each multiprocessor, as long as each has four stages.
+template <typename Shape>
+int ChooseSplits(const MatmulArgs& args, const CudaStream& stream) {
+  if (stream.device().compute_capability < 90) return 1;
+  const int64_t tiles = ((args.x.rows + Shape::kTokens - 1) / Shape::kTokens) *
+                        ((args.out.cols + Shape::kFeatures - 1) / Shape::kFeatures);
+  const int64_t depth = args.x.cols / kDepth;
+  int splits = 1;
+  while (splits < kMaxSplits && tiles * splits < 2 * stream.device().num_multiprocessors &&
+         depth >= splits * 8) {
+    splits *= 2;
+  }
+  return splits;
+}
+
+template <typename T, typename Shape>
+void LaunchSplit(const MatmulArgs& args, int splits, CudaStream& stream) {
+  LaunchTile<T, Shape>(args, splits == 0 ? ChooseSplits<Shape>(args, stream) : splits, stream);
+}
+
+template <typename T>
+void Launch(const MatmulArgs& args, int splits, CudaStream& stream) {
+  if (stream.batch_invariant()) return LaunchInvariant<T>(args, stream);
+  if (args.x.rows <= 8) return LaunchSplit<T, Tokens8>(args, splits, stream);
+  if (args.x.rows <= 16) return LaunchSplit<T, Tokens16>(args, splits, stream);
+  if (args.x.rows <= 32) return LaunchSplit<T, Tokens32>(args, splits, stream);
+  LaunchSplit<T, Tokens64>(args, splits, stream);
+}
+
+}  // namespace
+
+void MultiplyTiled(const MatmulArgs& args, int splits, CudaStream& stream) {
+  CARAVAN_CHECK(splits == 0 || splits == 1 ||
+                    ((splits == 2 || splits == 4 || splits == kMaxSplits) &&
+                     stream.device().compute_capability >= 90),
+                splits, " splits");
+  if (args.x.dtype == DType::kFloat16) {
+    Launch<__half>(args, splits, stream);
+  } else {
+    Launch<__nv_bfloat16>(args, splits, stream);
+  }
+}
+
+}  // namespace caravan::cuda

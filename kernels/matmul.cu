@@ -1,0 +1,95 @@
+#include "kernels/device/elements.cuh"
+#include "kernels/device/matmul_paths.h"
+#include "kernels/matmul.h"
+
+namespace caravan::cuda {
+namespace {
+
+// Up to here the path is faster than the next one (tests/kernels/matmul_bench.cc, H100).
+constexpr int64_t kVectorTokens = 2;
+constexpr int64_t kTiledTokens = 64;
+
+bool IsHalf(DType dtype) { return dtype != DType::kFloat32; }
+
+}  // namespace
+
+const char* NameOf(MatmulPath path) {
+  switch (path) {
+    case MatmulPath::kGeneric:
+      return "generic";
+    case MatmulPath::kVector:
+      return "vector";
+    case MatmulPath::kTiled:
+      return "tiled";
+    case MatmulPath::kCublas:
+      return "cublas";
+  }
+  return "?";
+}
+
+bool InputsAreAligned(const MatmulArgs& args) {
+  const int64_t vector = 16 / SizeOf(args.x.dtype);
+  return args.x.dtype == args.weight.dtype && args.x.cols > 0 && args.x.cols % vector == 0 &&
+         args.x.row_stride % vector == 0 && IsAligned16(args.x.data) &&
+         IsAligned16(args.weight.data);
+}
+
+bool CanMultiply(MatmulPath path, const MatmulArgs& args) {
+  switch (path) {
+    case MatmulPath::kGeneric:
+      return true;
+    case MatmulPath::kVector:
+      return InputsAreAligned(args) && args.x.rows <= kMaxVectorTokens;
+    case MatmulPath::kTiled:
+      return InputsAreAligned(args) && IsHalf(args.x.dtype);
+    case MatmulPath::kCublas:
+      return InputsAreAligned(args) && IsAligned16(args.out.data) &&
+             (args.out.dtype == args.x.dtype || args.out.dtype == DType::kFloat32) &&
+             (args.bias.empty() || args.bias.dtype == args.out.dtype);
+  }
+  return false;
+}
+
+MatmulPath ChoosePath(const MatmulArgs& args, const CudaStream& stream) {
+  const auto can = [&](MatmulPath path) { return CanMultiply(path, args); };
+  if (!stream.batch_invariant()) {
+    if (args.x.rows <= kVectorTokens && can(MatmulPath::kVector)) return MatmulPath::kVector;
+    // Without clusters a small matrix leaves multiprocessors idle.
+    const bool splits = stream.device().compute_capability >= 90;
+    if (args.x.rows <= kTiledTokens && splits && can(MatmulPath::kTiled)) return MatmulPath::kTiled;
+    if (can(MatmulPath::kCublas)) return MatmulPath::kCublas;
+  }
+  return can(MatmulPath::kTiled) ? MatmulPath::kTiled : MatmulPath::kGeneric;
+}
+
+void MultiplyBy(MatmulPath path, const MatmulArgs& args, CudaStream& stream) {
+  switch (path) {
+    case MatmulPath::kGeneric:
+      return MultiplyGeneric(args, stream);
+    case MatmulPath::kVector:
+      return MultiplyVector(args, stream);
+    case MatmulPath::kTiled:
+      return MultiplyTiled(args, 0, stream);
+    case MatmulPath::kCublas:
+      return MultiplyCublas(args, stream);
+  }
+}
+
+void Matmul(ConstMatrixView x, const WeightView& weight, ConstVectorView bias, MatrixView out,
+            CudaStream& stream) {
+  const MatmulArgs args = {x, weight, bias, out};
+  MultiplyBy(ChoosePath(args, stream), args, stream);
+}
+
+void PrepareMatmul(const MatmulShape& shape, const WeightView& weight, CudaStream& stream) {
+  // Dense views, aligned as allocations are; what they point to is not touched.
+  void* aligned = stream.workspace();
+  const MatmulArgs args = {
+      DenseMatrix(static_cast<const void*>(aligned), shape.input, shape.tokens, weight.in_features),
+      weight,
+      {shape.has_bias ? aligned : nullptr, shape.output, weight.out_features},
+      DenseMatrix(aligned, shape.output, shape.tokens, weight.out_features)};
+  if (ChoosePath(args, stream) == MatmulPath::kCublas) PrepareCublas(args, stream);
+}
+
+}  // namespace caravan::cuda
