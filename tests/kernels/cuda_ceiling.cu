@@ -66,14 +66,15 @@ double MeasureProduct(CudaStream& stream, DType dtype) {
 }  // namespace
 
 CudaStream* BenchStream(benchmark::State& state, bool batch_invariant) {
-  static std::unique_ptr<CudaStream> streams[2];
-  std::unique_ptr<CudaStream>& stream = streams[batch_invariant ? 1 : 0];
+  // Never destroyed: CUDA may be gone when static objects are.
+  static CudaStream* streams[2] = {};
+  CudaStream*& stream = streams[batch_invariant ? 1 : 0];
   std::string problem;
   if (stream == nullptr) {
-    stream = CudaStream::Create({.batch_invariant = batch_invariant}, &problem);
+    stream = CudaStream::Create({.batch_invariant = batch_invariant}, &problem).release();
   }
   if (stream == nullptr) state.SkipWithError(problem.c_str());
-  return stream.get();
+  return stream;
 }
 
 double CudaReadBytesPerSecond(CudaStream& stream) {

@@ -1,0 +1,214 @@
+// Every path of the product on the GPU by itself, and the sizes of real models.
+#ifdef CARAVAN_HAS_CUDA
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "kernels/device/matmul_paths.h"
+#include "kernels/dummy_fill.h"
+#include "tests/kernels/target_fixture.h"
+
+namespace caravan {
+namespace {
+
+using cuda::MatmulArgs;
+using cuda::MatmulPath;
+
+constexpr MatmulPath kPaths[] = {MatmulPath::kGeneric, MatmulPath::kVector, MatmulPath::kTiled,
+                                 MatmulPath::kCublas};
+constexpr uint64_t kInputKey = 1;
+constexpr uint64_t kWeightKey = 2;
+
+// A product whose operands are dummy weights: any element is known without the others, so that a
+// sample of a large one can be checked.
+class DummyProduct {
+ public:
+  DummyProduct(DType dtype, DType out_dtype, int64_t tokens, int64_t features, int64_t k)
+      : dtype_(dtype), k_(k), out_(out_dtype, tokens, features) {}
+
+  template <typename Multiply>
+  void Run(bool batch_invariant, const Multiply& multiply) {
+    TargetRun run({.device = Device::kCuda, .batch_invariant = batch_invariant});
+    const DeviceMemory x = Fill(kInputKey, out_.rows(), run.stream());
+    const DeviceMemory weight = Fill(kWeightKey, out_.cols(), run.stream());
+    multiply(MatmulArgs{DenseMatrix(static_cast<const void*>(x.data()), dtype_, out_.rows(), k_),
+                        {.dtype = dtype_,
+                         .data = weight.data(),
+                         .out_features = out_.cols(),
+                         .in_features = k_},
+                        {},
+                        run.Out(out_)},
+             run.stream().cuda());
+    run.Finish();
+  }
+
+  // Some 300 elements, the corners among them, against float64. See matmul_test.cc for the bound.
+  void Check() const {
+    std::mt19937_64 generator(7);
+    std::vector<int64_t> features = {0, out_.cols() / 2, out_.cols() - 1};
+    for (int i = 0; i < 20; ++i) {
+      features.push_back(static_cast<int64_t>(generator() % static_cast<uint64_t>(out_.cols())));
+    }
+    std::vector<int64_t> tokens = {0, out_.rows() / 2, out_.rows() - 1};
+    for (int i = 0; i < 10; ++i) {
+      tokens.push_back(static_cast<int64_t>(generator() % static_cast<uint64_t>(out_.rows())));
+    }
+    for (const int64_t t : tokens) {
+      const std::vector<double> x = Row(kInputKey, t);
+      for (const int64_t n : features) CheckElement(t, n, x, Row(kWeightKey, n));
+    }
+  }
+
+  // No element still has its poison.
+  bool IsWhole() const {
+    for (int64_t t = 0; t < out_.rows(); ++t) {
+      for (int64_t n = 0; n < out_.cols(); ++n) {
+        if (std::isnan(out_.at(t, n))) return false;
+      }
+    }
+    return true;
+  }
+  const Tensor& out() const { return out_; }
+
+ private:
+  DeviceMemory Fill(uint64_t key, int64_t rows, DeviceStream stream) const {
+    DeviceMemory memory = DeviceMemory::Allocate(rows * k_ * SizeOf(dtype_));
+    FillDummy({.key = key, .stride = k_}, DenseMatrix(memory.data(), dtype_, rows, k_), stream);
+    return memory;
+  }
+
+  std::vector<double> Row(uint64_t key, int64_t row) const {
+    Tensor values(dtype_, 1, k_);
+    FillDummy({.key = key, .first = row * k_}, values.view(), DeviceStream::Cpu());
+    return values.Row(0);
+  }
+
+  void CheckElement(int64_t t, int64_t n, const std::vector<double>& x,
+                    const std::vector<double>& w) const {
+    double sum = 0;
+    double norm = 0;
+    for (size_t i = 0; i < x.size(); ++i) {
+      sum += x[i] * w[i];
+      norm += std::fabs(x[i] * w[i]);
+    }
+    const double factor = 8 * std::sqrt(static_cast<double>(k_)) + 8;
+    EXPECT_NEAR(out_.at(t, n), sum,
+                factor * UnitRoundoff(DType::kFloat32) * norm +
+                    1.01 * UnitRoundoff(out_.dtype()) * std::fabs(sum) + SmallestStep(out_.dtype()))
+        << "token " << t << ", feature " << n << " of " << out_.rows() << " x " << out_.cols()
+        << " x " << k_;
+  }
+
+  DType dtype_;
+  int64_t k_;
+  Tensor out_;
+};
+
+class MatmulPathTest : public testing::TestWithParam<std::tuple<MatmulPath, DType>> {
+ protected:
+  void SetUp() override { CARAVAN_SKIP_WITHOUT(Target{.device = Device::kCuda}); }
+};
+
+TEST_P(MatmulPathTest, TakesTilesAndTheirRemainders) {
+  const auto [path, dtype] = GetParam();
+  for (const int64_t tokens : {1, 2, 3, 7, 8, 9, 16, 17, 31, 33, 64, 65, 128, 129, 300}) {
+    for (const auto& [features, k] :
+         {std::pair<int64_t, int64_t>{8, 8}, {63, 72}, {64, 64}, {200, 520}, {130, 1096}}) {
+      for (const DType out : {dtype, DType::kFloat32}) {
+        DummyProduct product(dtype, out, tokens, features, k);
+        bool can = false;
+        product.Run(false, [&](const MatmulArgs& args, CudaStream& stream) {
+          can = CanMultiply(path, args);
+          if (can) MultiplyBy(path, args, stream);
+        });
+        if (!can) continue;
+        product.Check();
+        EXPECT_TRUE(product.IsWhole()) << tokens << " x " << k << " to " << features;
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(cuda, MatmulPathTest,
+                         testing::Combine(testing::ValuesIn(kPaths), testing::ValuesIn(kAllDTypes)),
+                         [](const auto& info) {
+                           return std::string(NameOf(std::get<0>(info.param))) + "_" +
+                                  NameOf(std::get<1>(info.param));
+                         });
+
+class MatmulCudaTest : public testing::TestWithParam<DType> {
+ protected:
+  void SetUp() override { CARAVAN_SKIP_WITHOUT(Target{.device = Device::kCuda}); }
+};
+
+TEST_P(MatmulCudaTest, TilesMayBeSplitOverClusters) {
+  if (GetParam() == DType::kFloat32) GTEST_SKIP() << "no tiles";
+  for (const int splits : {1, 2, 4, 8}) {
+    for (const int64_t tokens : {1, 9, 24, 61}) {
+      for (const int64_t k : {64, 1000, 4096}) {
+        DummyProduct product(GetParam(), GetParam(), tokens, 328, k);
+        bool can = true;
+        product.Run(false, [&](const MatmulArgs& args, CudaStream& stream) {
+          can = splits == 1 || stream.device().compute_capability >= 90;
+          if (can) MultiplyTiled(args, splits, stream);
+        });
+        if (!can) continue;
+        product.Check();
+        EXPECT_TRUE(product.IsWhole()) << splits << " splits, " << tokens << " tokens";
+      }
+    }
+  }
+}
+
+// Those of LLaMA 7B and LLaMA 3 8B.
+TEST_P(MatmulCudaTest, AgreesWithFloat64AtRealSizes) {
+  const auto check = [&](int64_t tokens, int64_t features, int64_t k) {
+    for (const bool batch_invariant : {false, true}) {
+      DummyProduct product(GetParam(), GetParam(), tokens, features, k);
+      product.Run(batch_invariant, [&](const MatmulArgs& args, CudaStream& stream) {
+        Matmul(args.x, args.weight, args.bias, args.out, DeviceStream::Cuda(stream));
+      });
+      product.Check();
+      EXPECT_TRUE(product.IsWhole()) << tokens << " x " << k << " to " << features;
+    }
+  };
+  for (const int64_t tokens : {1, 2, 3, 7, 8, 9, 16, 17, 31, 33, 64, 128, 300}) {
+    check(tokens, 4096, 4096);
+  }
+  for (const int64_t tokens : {1, 8, 33}) {
+    check(tokens, 22016, 4096);
+    check(tokens, 4096, 11008);
+    check(tokens, 4096, 14336);
+  }
+  check(1, 32000, 4096);
+  check(2, 128256, 4096);
+}
+
+TEST_P(MatmulCudaTest, RowsOfARealSizeDoNotDependOnTheirNumber) {
+  const auto multiply = [](const MatmulArgs& args, CudaStream& stream) {
+    Matmul(args.x, args.weight, args.bias, args.out, DeviceStream::Cuda(stream));
+  };
+  const int64_t k = GetParam() == DType::kFloat32 ? 512 : 4096;
+  DummyProduct all(GetParam(), GetParam(), 300, 1000, k);
+  all.Run(true, multiply);
+  for (const int64_t tokens : {1, 2, 8, 9, 16, 17, 64, 65, 128, 129, 256}) {
+    DummyProduct some(GetParam(), GetParam(), tokens, 1000, k);
+    some.Run(true, multiply);
+    for (int64_t t = 0; t < tokens; ++t) {
+      ASSERT_EQ(some.out().Bits(t), all.out().Bits(t)) << "row " << t << " of " << tokens;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(cuda, MatmulCudaTest, testing::ValuesIn(kAllDTypes),
+                         [](const auto& info) { return std::string(NameOf(info.param)); });
+
+}  // namespace
+}  // namespace caravan
+
+#endif  // CARAVAN_HAS_CUDA
