@@ -22,6 +22,7 @@ struct CublasPlanKey {
   DType output = DType::kFloat32;
   bool has_bias = false;
 
+  // NOLINTNEXTLINE(modernize-use-nullptr): clang-tidy 14 takes the comparison's zero for a pointer
   auto operator<=>(const CublasPlanKey&) const = default;
 };
 

@@ -17,7 +17,6 @@ namespace caravan {
 namespace {
 
 using cuda::MatmulArgs;
-using cuda::MatmulPath;
 
 constexpr int64_t kWeightBytes = int64_t{1536} << 20;  // far beyond the L2 cache
 constexpr int64_t kOtherElements = int64_t{8192} * 28672;

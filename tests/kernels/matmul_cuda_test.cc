@@ -115,7 +115,8 @@ class MatmulPathTest : public testing::TestWithParam<std::tuple<MatmulPath, DTyp
 };
 
 TEST_P(MatmulPathTest, TakesTilesAndTheirRemainders) {
-  const auto [path, dtype] = GetParam();
+  const MatmulPath path = std::get<0>(GetParam());
+  const DType dtype = std::get<1>(GetParam());
   for (const int64_t tokens : {1, 2, 3, 7, 8, 9, 16, 17, 31, 33, 64, 65, 128, 129, 300}) {
     for (const auto& [features, k] :
          {std::pair<int64_t, int64_t>{8, 8}, {63, 72}, {64, 64}, {200, 520}, {130, 1096}}) {
