@@ -54,8 +54,9 @@ struct Shape {
 
 // Checks out = x · wᵀ + bias, with a bias and with odd rows where `features` is odd.
 void CheckMatmul(const MatmulCase& types, DType out_dtype, const Shape& shape) {
-  const auto [target, activations, weights] = types;
+  const auto& [target, activations, weights] = types;
   const auto [tokens, features, k] = shape;
+  const double error_factor = ErrorFactor(target, k);
   SCOPED_TRACE(testing::Message() << tokens << " x " << k << " to " << features << " as "
                                   << NameOf(out_dtype));
   const bool odd = features % 2 == 1;
@@ -73,8 +74,7 @@ void CheckMatmul(const MatmulCase& types, DType out_dtype, const Shape& shape) {
   int64_t row_index = -1;
   EXPECT_TRUE(IsClose(out, [&](int64_t t, int64_t n) {
     if (t != row_index) row = x.Row(row_index = t);
-    return ReferenceDot(row, rows_of_weight[n], odd ? bias.at(0, n) : 0, ErrorFactor(target, k),
-                        out_dtype);
+    return ReferenceDot(row, rows_of_weight[n], odd ? bias.at(0, n) : 0, error_factor, out_dtype);
   }));
 }
 
