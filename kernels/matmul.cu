@@ -67,7 +67,7 @@ void MultiplyBy(MatmulPath path, const MatmulArgs& args, CudaStream& stream) {
     case MatmulPath::kGeneric:
       return MultiplyGeneric(args, stream);
     case MatmulPath::kVector:
-      return MultiplyVector(args, stream);
+      return MultiplyVector(args, kVectorPrefetch, stream);
     case MatmulPath::kTiled:
       return MultiplyTiled(args, 0, stream);
     case MatmulPath::kCublas:

@@ -1,8 +1,7 @@
 #include <algorithm>
 
-#include "kernels/device/cuda_check.h"
-#include "kernels/device/cuda_stream.h"
 #include "kernels/device/elements.cuh"
+#include "kernels/device/launch.cuh"
 #include "kernels/swiglu.h"
 
 namespace caravan::cuda {
@@ -17,6 +16,8 @@ __device__ float SiluMultiply(float gate, float up) { return gate / (1 + __expf(
 template <typename In, typename Out, int N>
 __global__ void SwiGluKernel(const In* gate_up, int64_t in_stride, Out* out, int64_t out_stride,
                              int64_t n) {
+  ReleaseSuccessor();
+  WaitForPredecessor();
   const int64_t column = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * N;
   if (column >= n) return;
   const In* row = gate_up + blockIdx.y * in_stride;
@@ -32,13 +33,12 @@ __global__ void SwiGluKernel(const In* gate_up, int64_t in_stride, Out* out, int
 }
 
 template <typename In, typename Out, int N>
-void Launch(ConstMatrixView gate_up, MatrixView out, cudaStream_t stream) {
+void Launch(ConstMatrixView gate_up, MatrixView out, const CudaStream& stream) {
   const int64_t blocks = (out.cols + int64_t{kThreads} * N - 1) / (int64_t{kThreads} * N);
   const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(out.rows));
-  SwiGluKernel<In, Out, N>
-      <<<grid, kThreads, 0, stream>>>(static_cast<const In*>(gate_up.data), gate_up.row_stride,
-                                      static_cast<Out*>(out.data), out.row_stride, out.cols);
-  CARAVAN_CUDA_CHECK(cudaGetLastError());
+  LaunchDependent(SwiGluKernel<In, Out, N>, {.grid = grid, .threads = kThreads}, stream,
+                  static_cast<const In*>(gate_up.data), gate_up.row_stride,
+                  static_cast<Out*>(out.data), out.row_stride, out.cols);
 }
 
 }  // namespace
@@ -53,9 +53,9 @@ void SwiGlu(ConstMatrixView gate_up, MatrixView out, CudaStream& stream) {
                         out.cols % kVector<In> == 0 && gate_up.row_stride % kVector<In> == 0 &&
                         out.row_stride % kVector<Out> == 0;
       if (wide) {
-        Launch<In, Out, kWide>(gate_up, out, stream.handle());
+        Launch<In, Out, kWide>(gate_up, out, stream);
       } else {
-        Launch<In, Out, 1>(gate_up, out, stream.handle());
+        Launch<In, Out, 1>(gate_up, out, stream);
       }
     });
   });
