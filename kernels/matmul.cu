@@ -5,9 +5,17 @@
 namespace caravan::cuda {
 namespace {
 
-// Up to here the path is faster than the next one (tests/kernels/matmul_bench.cc, H100).
-constexpr int64_t kVectorTokens = 2;
-constexpr int64_t kTiledTokens = 64;
+// Up to so many tokens, measured on an H100 with fp16 (tests/kernels/matmul_cuda_bench.cc;
+// microseconds of the path / of cuBLASLt, [features x k]):
+//   tokens      4096x4096      4096x11008     6144x4096      12288x4096     22016x4096
+//   8 tiled     14.0 / 13.6    35.8 / 35.0    18.5 / 20.4    34.8 / 36.5    62.4 / 68.6
+//   16          14.3 / 15.6    36.1 / 35.8    19.1 / 20.8    35.7 / 37.1    64.3 / 65.6
+//   32          15.2 / 14.0    37.1 / 36.1    20.1 / 21.2    36.9 / 39.7    66.7 / 66.9
+//   64          16.1 / 14.3    38.5 / 37.3    21.8 / 20.2    39.2 / 37.7    71.2 / 70.9
+// In a decoder layer tiles gain more: they start before the kernel before them has ended (8 tokens:
+// 157 us a layer of LLaMA 7B against 167).
+constexpr int64_t kTiledTokens = 16;
+constexpr int64_t kTiledTokensOfWide = 32;  // where there are more tiles than multiprocessors
 
 bool IsHalf(DType dtype) { return dtype != DType::kFloat32; }
 
@@ -53,10 +61,10 @@ bool CanMultiply(MatmulPath path, const MatmulArgs& args) {
 MatmulPath ChoosePath(const MatmulArgs& args, const CudaStream& stream) {
   const auto can = [&](MatmulPath path) { return CanMultiply(path, args); };
   if (!stream.batch_invariant()) {
-    if (args.x.rows <= kVectorTokens && can(MatmulPath::kVector)) return MatmulPath::kVector;
-    // Without clusters a small matrix leaves multiprocessors idle.
-    const bool splits = stream.device().compute_capability >= 90;
-    if (args.x.rows <= kTiledTokens && splits && can(MatmulPath::kTiled)) return MatmulPath::kTiled;
+    if (can(MatmulPath::kVector)) return MatmulPath::kVector;
+    const bool wide = args.out.cols > 32 * stream.device().num_multiprocessors;
+    const int64_t few = wide ? kTiledTokensOfWide : kTiledTokens;
+    if (args.x.rows <= few && can(MatmulPath::kTiled)) return MatmulPath::kTiled;
     if (can(MatmulPath::kCublas)) return MatmulPath::kCublas;
   }
   return can(MatmulPath::kTiled) ? MatmulPath::kTiled : MatmulPath::kGeneric;
@@ -67,7 +75,7 @@ void MultiplyBy(MatmulPath path, const MatmulArgs& args, CudaStream& stream) {
     case MatmulPath::kGeneric:
       return MultiplyGeneric(args, stream);
     case MatmulPath::kVector:
-      return MultiplyVector(args, kVectorPrefetch, stream);
+      return MultiplyVector(args, stream);
     case MatmulPath::kTiled:
       return MultiplyTiled(args, 0, stream);
     case MatmulPath::kCublas:

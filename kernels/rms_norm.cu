@@ -43,7 +43,7 @@ __device__ void AddResidual(const MatrixView& residual, int64_t index, float (&v
 // One block per row, kEach vectors a thread, which stay in registers between the sum of squares and
 // the scaling: each element is read once. The weight comes before the predecessor has ended.
 template <int kEach, bool kAdd>
-__global__ void __launch_bounds__(kMaxThreads) NormKernel(NormArgs args) {
+__global__ void __launch_bounds__(kMaxThreads, kEach == 1 ? 2 : 1) NormKernel(NormArgs args) {
   const int64_t row = blockIdx.x;
   const int vectors = static_cast<int>(args.out.cols / kWidth);
   ReleaseSuccessor();

@@ -34,11 +34,9 @@ MatmulPath ChoosePath(const MatmulArgs& args, const CudaStream& stream);
 void MultiplyBy(MatmulPath path, const MatmulArgs& args, CudaStream& stream);
 
 // What MultiplyBy calls.
-inline constexpr int64_t kMaxVectorTokens = 4;
+inline constexpr int64_t kMaxVectorTokens = 2;
 void MultiplyGeneric(const MatmulArgs& args, CudaStream& stream);
-// While the predecessor still runs, each warp fetches 2 + 4 · prefetch KiB of its row of weights.
-inline constexpr int kVectorPrefetch = 1;
-void MultiplyVector(const MatmulArgs& args, int prefetch, CudaStream& stream);
+void MultiplyVector(const MatmulArgs& args, CudaStream& stream);
 // `splits` blocks share the inner dimension of a tile: a power of two up to 8 on sm_90, else 1; 0
 // chooses.
 void MultiplyTiled(const MatmulArgs& args, int splits, CudaStream& stream);

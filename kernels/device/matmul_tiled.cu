@@ -15,26 +15,23 @@ constexpr int kStep = 16;      // inner elements of one mma
 constexpr int kPadding = 4;    // floats behind a row of partial sums: no bank conflicts
 constexpr int kMaxSplits = 8;  // a portable cluster
 
-// A block makes features x tokens sums. Its warps share them as tiles of kWarpFeatures x
-// kWarpTokens, and kSteps warps share the inner steps of each tile.
-template <int kFeatures_, int kTokens_, int kWarpFeatures_, int kWarpTokens_, int kSteps_,
-          int kStages_, int kBlocks_>
+// A block makes features x tokens sums, each of its warps kWarpFeatures x kWarpTokens of them.
+template <int kFeatures_, int kTokens_, int kWarpFeatures_, int kWarpTokens_, int kStages_,
+          int kBlocks_>
 struct Tile {
   static constexpr int kFeatures = kFeatures_;
   static constexpr int kTokens = kTokens_;
   static constexpr int kWarpFeatures = kWarpFeatures_;
   static constexpr int kWarpTokens = kWarpTokens_;
-  static constexpr int kSteps = kSteps_;
   static constexpr int kStages = kStages_;
   static constexpr int kBlocks = kBlocks_;  // of a multiprocessor
   static constexpr int kTilesAlong = kFeatures / kWarpFeatures;
-  static constexpr int kWarps = kTilesAlong * (kTokens / kWarpTokens) * kSteps;
+  static constexpr int kWarps = kTilesAlong * (kTokens / kWarpTokens);
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kWeightBytes = SwizzledTile<kDepth>::Bytes(kFeatures);
   static constexpr int kStageBytes = SwizzledTile<kDepth>::Bytes(kFeatures + kTokens);
   static constexpr int kPartialRow = kFeatures + kPadding;
-  static constexpr int kSharedBytes =
-      std::max(kStages * kStageBytes, kSteps* kTokens* kPartialRow * 4);
+  static constexpr int kSharedBytes = std::max(kStages * kStageBytes, 4 * kTokens * kPartialRow);
 };
 
 struct TiledArgs {
@@ -110,14 +107,12 @@ template <typename Shape>
 struct WarpTile {
   int feature;  // first of the tile
   int token;
-  int step;  // first of the inner steps
   FragmentAddress<kDepth> weights;
   FragmentAddress<kDepth> x;
 
   __device__ WarpTile(int warp, int lane)
-      : feature(warp / Shape::kSteps % Shape::kTilesAlong * Shape::kWarpFeatures),
-        token(warp / Shape::kSteps / Shape::kTilesAlong * Shape::kWarpTokens),
-        step(warp % Shape::kSteps),
+      : feature(warp % Shape::kTilesAlong * Shape::kWarpFeatures),
+        token(warp / Shape::kTilesAlong * Shape::kWarpTokens),
         weights(feature + lane % 16, lane / 16),
         x(token + (Shape::kWarpTokens == 8 ? 0 : lane / 16 * 8) + lane % 8, lane / 8 % 2) {}
 };
@@ -156,8 +151,7 @@ __device__ void LoadTokens(const WarpTile<Shape>& tile, uint32_t x, int step,
 template <typename T, typename Shape>
 __device__ void MultiplyStage(uint32_t stage, const WarpTile<Shape>& tile, Sums<Shape>& sums) {
 #pragma unroll
-  for (int i = 0; i < kDepth / kStep / Shape::kSteps; ++i) {
-    const int step = tile.step + i * Shape::kSteps;
+  for (int step = 0; step < kDepth / kStep; ++step) {
     uint32_t b[Shape::kWarpTokens / 8][2];
     LoadTokens(tile, stage + Shape::kWeightBytes, step, b);
 #pragma unroll
@@ -172,19 +166,18 @@ __device__ void MultiplyStage(uint32_t stage, const WarpTile<Shape>& tile, Sums<
   }
 }
 
-// The warp's sums to shared memory: [step warp][token][feature].
+// The warp's sums to shared memory: [token][feature].
 template <typename Shape>
 __device__ void StorePartials(const Sums<Shape>& sums, const WarpTile<Shape>& tile,
                               float* partials) {
   const int lane = threadIdx.x % 32;
-  float* part = partials + tile.step * Shape::kTokens * Shape::kPartialRow;
 #pragma unroll
   for (int i = 0; i < Shape::kWarpFeatures / 16; ++i) {
 #pragma unroll
     for (int j = 0; j < Shape::kWarpTokens / 8; ++j) {
       const int feature = tile.feature + i * 16 + lane / 4;
       const int token = tile.token + j * 8 + lane % 4 * 2;
-      float* target = part + token * Shape::kPartialRow + feature;
+      float* target = partials + token * Shape::kPartialRow + feature;
       target[0] = sums[i][j][0];
       target[Shape::kPartialRow] = sums[i][j][1];
       target[8] = sums[i][j][2];
@@ -214,8 +207,7 @@ __device__ void StoreFour(const TiledArgs& args, int64_t token, int64_t feature,
   }
 }
 
-// Adds up what the warps of each step and the blocks of the cluster have, in one order, and stores
-// this block's share.
+// Adds up what the blocks of the cluster have, in one order, and stores this block's share.
 template <typename Shape>
 __device__ void ReduceAndStore(const TiledArgs& args, const float* partials, int64_t first_token,
                                int64_t first_feature) {
@@ -226,15 +218,12 @@ __device__ void ReduceAndStore(const TiledArgs& args, const float* partials, int
     const int token = i / kFours;
     const int feature = i % kFours * 4;
     if (first_token + token >= args.tokens || first_feature + feature >= args.features) continue;
-    float4 sum = make_float4(0, 0, 0, 0);
-    for (int split = 0; split < args.splits; ++split) {
-#pragma unroll
-      for (int step = 0; step < Shape::kSteps; ++step) {
-        const auto* place = reinterpret_cast<const float4*>(
-            partials + (step * Shape::kTokens + token) * Shape::kPartialRow + feature);
-        const float4 v = args.splits == 1 ? *place : LoadFromCluster(place, split);
-        sum = make_float4(sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w);
-      }
+    const auto* place =
+        reinterpret_cast<const float4*>(partials + token * Shape::kPartialRow + feature);
+    float4 sum = args.splits == 1 ? *place : make_float4(0, 0, 0, 0);
+    for (int split = 0; args.splits > 1 && split < args.splits; ++split) {
+      const float4 v = LoadFromCluster(place, split);
+      sum = make_float4(sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w);
     }
     StoreFour(args, first_token + token, first_feature + feature, sum);
   }
@@ -347,37 +336,34 @@ void LaunchTile(const MatmulArgs& args, int splits, CudaStream& stream) {
                   stream, kernel_args);
 }
 
-// For the fewest bytes in flight that keep the memory busy, and the fewest tokens padded.
+// From many tried, those that were fastest on an H100: small blocks, whose many stages keep the
+// memory busy, for few tokens; large ones, whose warps use what they load often, for many. Each sum
+// has the order of k in all of them.
 // clang-format off
-//                       features tokens  warp's  steps stages blocks
-using Tokens8 = Tile<         64,      8,  16,  8,    2,     8,     3>;
-using Tokens16 = Tile<        64,     16,  16, 16,    2,     7,     3>;
-using Tokens32 = Tile<        64,     32,  32, 32,    4,     6,     3>;
-using Tokens64 = Tile<       128,     64,  32, 64,    2,     4,     2>;
-// Each sum in one order, that of k: one warp's, without splits.
-using Invariant8 = Tile<      32,      8,  16,  8,    1,    12,     3>;
-using Invariant16 = Tile<     32,     16,  16, 16,    1,    10,     3>;
-using Invariant64 = Tile<     64,     64,  32, 32,    1,     4,     3>;
-using Invariant128 = Tile<   128,    128,  64, 32,    1,     3,     2>;
+//                     features tokens  warp's  stages blocks
+using Tokens8 = Tile<        32,     8,  16,  8,   12,     3>;
+using Tokens16 = Tile<       32,    16,  16, 16,   10,     3>;
+using Tokens32 = Tile<       32,    32,  16, 32,    8,     3>;
+using Narrow64 = Tile<       32,    64,  16, 32,    5,     3>;
+using Square64 = Tile<       64,    64,  32, 32,    4,     3>;
+using Square128 = Tile<     128,   128,  64, 32,    3,     2>;
 // clang-format on
 
-template <typename T>
-void LaunchInvariant(const MatmulArgs& args, CudaStream& stream) {
-  if (args.x.rows <= 8) return LaunchTile<T, Invariant8>(args, 1, stream);
-  if (args.x.rows <= 16) return LaunchTile<T, Invariant16>(args, 1, stream);
-  if (args.x.rows <= 128) return LaunchTile<T, Invariant64>(args, 1, stream);
-  LaunchTile<T, Invariant128>(args, 1, stream);
+template <typename Shape>
+int64_t CountTiles(const MatmulArgs& args) {
+  return (args.x.rows + Shape::kTokens - 1) / Shape::kTokens *
+         ((args.out.cols + Shape::kFeatures - 1) / Shape::kFeatures);
 }
 
-// So many that there are two blocks for each multiprocessor, as long as each has four stages.
+// So many that there are at least three blocks for each two multiprocessors, as long as each has
+// four stages.
 template <typename Shape>
 int ChooseSplits(const MatmulArgs& args, const CudaStream& stream) {
-  if (stream.device().compute_capability < 90) return 1;
-  const int64_t tiles = ((args.x.rows + Shape::kTokens - 1) / Shape::kTokens) *
-                        ((args.out.cols + Shape::kFeatures - 1) / Shape::kFeatures);
+  if (stream.batch_invariant() || stream.device().compute_capability < 90) return 1;
+  const int64_t tiles = CountTiles<Shape>(args);
   const int64_t depth = args.x.cols / kDepth;
   int splits = 1;
-  while (splits < kMaxSplits && tiles * splits < 2 * stream.device().num_multiprocessors &&
+  while (splits < kMaxSplits && 2 * tiles * splits < 3 * stream.device().num_multiprocessors &&
          depth >= splits * 8) {
     splits *= 2;
   }
@@ -391,11 +377,15 @@ void LaunchSplit(const MatmulArgs& args, int splits, CudaStream& stream) {
 
 template <typename T>
 void Launch(const MatmulArgs& args, int splits, CudaStream& stream) {
-  if (stream.batch_invariant()) return LaunchInvariant<T>(args, stream);
-  if (args.x.rows <= 8) return LaunchSplit<T, Tokens8>(args, splits, stream);
-  if (args.x.rows <= 16) return LaunchSplit<T, Tokens16>(args, splits, stream);
-  if (args.x.rows <= 32) return LaunchSplit<T, Tokens32>(args, splits, stream);
-  LaunchSplit<T, Tokens64>(args, splits, stream);
+  const int64_t tokens = args.x.rows;
+  if (tokens <= 8) return LaunchSplit<T, Tokens8>(args, splits, stream);
+  if (tokens <= 16) return LaunchSplit<T, Tokens16>(args, splits, stream);
+  if (tokens <= 32) return LaunchSplit<T, Tokens32>(args, splits, stream);
+  if (tokens > 256) return LaunchSplit<T, Square128>(args, splits, stream);
+  if (CountTiles<Square64>(args) < 2 * stream.device().num_multiprocessors) {
+    return LaunchSplit<T, Narrow64>(args, splits, stream);
+  }
+  LaunchSplit<T, Square64>(args, splits, stream);
 }
 
 }  // namespace

@@ -8,7 +8,6 @@ namespace {
 constexpr int kWarps = 4;  // of a block
 constexpr int kBatch = 4;  // vectors of a lane that are loaded at once; two batches are in flight
 constexpr int kLanes = 32;
-constexpr int kLineVectors = 8;  // 128 bytes
 
 struct VectorArgs {
   const void* weight;
@@ -19,10 +18,8 @@ struct VectorArgs {
   void* out;
   DType out_dtype;
   int64_t out_stride;
-  int tokens;
   int features;
-  int vectors;   // 16 bytes each, of a row of weights
-  int prefetch;  // lines of 128 bytes a lane
+  int vectors;  // 16 bytes each, of a row of weights
 };
 
 // 16 bytes that are read once: past the L1 cache. Issued where it stands, so that weights can be
@@ -34,9 +31,6 @@ __device__ uint4 LoadStreaming(const uint4* p) {
                : "l"(p));
   return v;
 }
-
-// To the L2 cache, without waiting.
-__device__ void Prefetch(const uint4* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 
 template <typename T>
 __device__ void Unpack(uint4 packed, float (&values)[kVector<T>]) {
@@ -66,9 +60,8 @@ __device__ void MultiplyBatch(const VectorArgs& args, int begin, const uint4 (&w
     Unpack<T>(weights[u], w);
 #pragma unroll
     for (int t = 0; t < kTokens; ++t) {
-      const int token = min(t, args.tokens - 1);  // surplus sums are dropped
       float values[kVector<T>];
-      Unpack<T>(v < args.vectors ? x[token * args.x_stride + v] : make_uint4(0, 0, 0, 0), values);
+      Unpack<T>(v < args.vectors ? x[t * args.x_stride + v] : make_uint4(0, 0, 0, 0), values);
 #pragma unroll
       for (int i = 0; i < kVector<T>; ++i) sums[t][i % 2] += w[i] * values[i];
     }
@@ -76,10 +69,10 @@ __device__ void MultiplyBatch(const VectorArgs& args, int begin, const uint4 (&w
 }
 
 // One warp per output feature, for all tokens: the weights stream through the registers once, and
-// enough warps fit on a multiprocessor to keep the memory busy. x comes out of the L1 cache. While
-// the predecessor still runs, more of the row comes into the L2 cache.
+// enough warps fit on a multiprocessor to keep the memory busy. x comes out of the L1 cache.
 template <typename T, int kTokens>
-__global__ void __launch_bounds__(kWarps* kLanes) VectorKernel(VectorArgs args) {
+__global__ void __launch_bounds__(kWarps* kLanes, kTokens == 1 ? 8 : 1)
+    VectorKernel(VectorArgs args) {
   const int lane = threadIdx.x % kLanes;
   const int feature = blockIdx.x * kWarps + threadIdx.x / kLanes;
   ReleaseSuccessor();
@@ -87,10 +80,6 @@ __global__ void __launch_bounds__(kWarps* kLanes) VectorKernel(VectorArgs args) 
   const uint4* row = static_cast<const uint4*>(args.weight) + int64_t{feature} * args.vectors;
   uint4 batch[kBatch];
   LoadBatch(row, lane, args.vectors, batch);
-  for (int i = 0; i < args.prefetch; ++i) {
-    const int v = kBatch * kLanes + (i * kLanes + lane) * kLineVectors;
-    if (v < args.vectors) Prefetch(row + v);
-  }
   WaitForPredecessor();
   float sums[kTokens][2] = {};
   for (int begin = lane; begin < args.vectors + lane; begin += kBatch * kLanes) {
@@ -108,14 +97,14 @@ __global__ void __launch_bounds__(kWarps* kLanes) VectorKernel(VectorArgs args) 
     for (int offset = kLanes / 2; offset > 0; offset /= 2) {
       sum += __shfl_xor_sync(0xffffffff, sum, offset);
     }
-    if (lane == t && t < args.tokens) {
+    if (lane == t) {
       StoreElement(args.out, args.out_dtype, t * args.out_stride + feature, sum + bias);
     }
   }
 }
 
 template <typename T>
-void Launch(const MatmulArgs& args, int prefetch, CudaStream& stream) {
+void Launch(const MatmulArgs& args, CudaStream& stream) {
   const VectorArgs kernel_args = {.weight = args.weight.data,
                                   .x = args.x.data,
                                   .x_stride = args.x.row_stride / kVector<T>,
@@ -124,28 +113,23 @@ void Launch(const MatmulArgs& args, int prefetch, CudaStream& stream) {
                                   .out = args.out.data,
                                   .out_dtype = args.out.dtype,
                                   .out_stride = args.out.row_stride,
-                                  .tokens = static_cast<int>(args.x.rows),
                                   .features = static_cast<int>(args.out.cols),
-                                  .vectors = static_cast<int>(args.x.cols / kVector<T>),
-                                  .prefetch = prefetch};
+                                  .vectors = static_cast<int>(args.x.cols / kVector<T>)};
   const LaunchShape shape = {
       .grid = dim3(static_cast<unsigned>((args.out.cols + kWarps - 1) / kWarps)),
       .threads = kWarps * kLanes};
   if (args.x.rows == 1) {
     LaunchDependent(VectorKernel<T, 1>, shape, stream, kernel_args);
-  } else if (args.x.rows == 2) {
-    LaunchDependent(VectorKernel<T, 2>, shape, stream, kernel_args);
   } else {
-    LaunchDependent(VectorKernel<T, 4>, shape, stream, kernel_args);
+    LaunchDependent(VectorKernel<T, 2>, shape, stream, kernel_args);
   }
 }
 
 }  // namespace
 
-void MultiplyVector(const MatmulArgs& args, int prefetch, CudaStream& stream) {
+void MultiplyVector(const MatmulArgs& args, CudaStream& stream) {
   CARAVAN_CHECK(args.x.rows <= kMaxVectorTokens, args.x.rows, " tokens");
-  WithType(args.x.dtype,
-           [&](auto tag) { Launch<typename decltype(tag)::type>(args, prefetch, stream); });
+  WithType(args.x.dtype, [&](auto tag) { Launch<typename decltype(tag)::type>(args, stream); });
 }
 
 }  // namespace caravan::cuda

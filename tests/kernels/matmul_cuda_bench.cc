@@ -23,23 +23,9 @@ using cuda::MatmulArgs;
 constexpr int64_t kWeightBytes = int64_t{1536} << 20;  // far beyond the L2 cache
 constexpr int64_t kOtherElements = int64_t{8192} * 28672;
 
-enum Way {
-  kVector0,  // without prefetching
-  kVector1,
-  kVector2,
-  kVector4,
-  kTiled,
-  kTiled1,  // splits
-  kTiled2,
-  kTiled4,
-  kTiled8,
-  kCublas,
-  kInvariant,
-  kMatmul
-};
-constexpr const char* kWays[] = {"vector/0", "vector/1", "vector/2",  "vector/4",
-                                 "tiled",    "tiled/1",  "tiled/2",   "tiled/4",
-                                 "tiled/8",  "cublas",   "invariant", "matmul"};
+enum Way { kVector, kTiled, kTiled1, kTiled2, kTiled4, kTiled8, kCublas, kInvariant, kMatmul };
+constexpr const char* kWays[] = {"vector",  "tiled",  "tiled/1",   "tiled/2", "tiled/4",
+                                 "tiled/8", "cublas", "invariant", "matmul"};
 
 // Random weights and inputs for all benchmarks: zeros would go faster.
 struct Memory {
@@ -66,12 +52,8 @@ const Memory& RandomMemory(CudaStream& stream) {
 
 void Multiply(Way way, const MatmulArgs& args, CudaStream& stream) {
   switch (way) {
-    case kVector0:
-    case kVector1:
-    case kVector2:
-      return MultiplyVector(args, way - kVector0, stream);
-    case kVector4:
-      return MultiplyVector(args, 4, stream);
+    case kVector:
+      return MultiplyVector(args, stream);
     case kTiled:
     case kInvariant:
       return MultiplyTiled(args, 0, stream);
@@ -135,9 +117,9 @@ const std::vector<std::pair<int64_t, int64_t>>& Shapes() {
 void EveryWay(benchmark::internal::Benchmark* bench) {
   for (const auto& [features, k] : Shapes()) {
     for (const int64_t tokens : {1, 2, 3, 4, 8, 16, 32, 64, 96, 128, 256, 1024, 4096}) {
-      for (int64_t way = kVector0; way <= kMatmul; ++way) {
-        if (way <= kVector4 && tokens > cuda::kMaxVectorTokens) continue;
-        if (way >= kTiled && way <= kTiled8 && tokens > 256) continue;
+      for (int64_t way = kVector; way <= kMatmul; ++way) {
+        if (way == kVector && tokens > cuda::kMaxVectorTokens) continue;
+        if (way >= kTiled && way <= kTiled8 && tokens > 32) continue;
         bench->Args({features, k, tokens, way});
       }
     }
@@ -221,9 +203,8 @@ void BM_DecodeLayerCuda(benchmark::State& state) {
 }
 BENCHMARK(BM_DecodeLayerCuda)
     ->ArgNames({"tokens", "way"})
-    ->ArgsProduct({{1}, {kVector0, kVector1, kVector2, kVector4, kTiled, kCublas, kInvariant}})
-    ->ArgsProduct({{2, 4}, {kVector0, kVector1, kTiled, kCublas, kInvariant}})
-    ->ArgsProduct({{8, 16, 32, 64, 128, 256}, {kTiled, kCublas, kInvariant, kMatmul}})
+    ->ArgsProduct({{1, 2}, {kVector, kTiled, kCublas, kInvariant}})
+    ->ArgsProduct({{4, 8, 16, 32, 64, 128, 256}, {kCublas, kInvariant, kMatmul}})
     ->UseManualTime()
     ->Iterations(1);
 
