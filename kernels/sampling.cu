@@ -7,9 +7,11 @@
 
 #include "kernels/device/cuda_check.h"
 #include "kernels/device/cuda_stream.h"
+#include "kernels/device/launch.cuh"
 #include "kernels/device/sampling/block_reduce.cuh"
 #include "kernels/device/sampling/draw.cuh"
 #include "kernels/device/sampling/filter.cuh"
+#include "kernels/device/sampling/float_key.cuh"
 #include "kernels/device/sampling/plan.cuh"
 #include "kernels/device/sampling/row_logits.cuh"
 #include "kernels/device/sampling/select_top.cuh"
@@ -19,6 +21,7 @@ namespace caravan::cuda {
 namespace {
 
 using Slice = Part<kScanThreads, kScanGroups>;
+constexpr int kScanBlocks = 4;  // of a multiprocessor, so that loads of some hide work of others
 constexpr int kFinishGroups = 2;
 constexpr int kListKeys = kSliceIds / 2;  // of 64 bits, in a buffer of kSliceIds words
 
@@ -37,7 +40,7 @@ __device__ Best FindBest(const Slice& slice) {
   for (int i = 0; i < Slice::kSize; ++i) {  // ids rise, so that the first of equals stays
     if (slice.values[i] > best.value) best = {slice.values[i], slice.IdOf(i)};
   }
-  return ReduceBlock<kScanThreads>(best, kNoBest, BetterBest());
+  return ReduceWarps<kScanThreads>(best, kNoBest, WarpBest);
 }
 
 // Fills list[0, k).
@@ -52,173 +55,218 @@ __device__ void ListTop(const Slice& slice, int k, float* buffer, TokenLogprob* 
   }
 }
 
-__device__ Drawn DrawFromSlice(const SamplingRow& row, const Slice& slice) {
-  DrawScan scan(row);
+__device__ Candidate DrawFromSlice(const SamplingRow& row, const Slice& slice, float temperature) {
+  DrawScan scan(row, temperature);
+  float greatest = kImpossible;
+#pragma unroll
+  for (const float value : slice.values) greatest = fmaxf(greatest, value);
+  scan.Expect(WarpMax(greatest));
 #pragma unroll
   for (int g = 0; g < kScanGroups; ++g) {
     scan.OfferFour(slice.values + 4 * g, slice.GroupId(g));
     scan.Share();
   }
-  return scan.Finish<kScanThreads>();
+  return BlockDraw<kScanThreads>(scan.best());
 }
 
 // A block for each slice of a row (x) and row (y): 16 KiB of logits stay in registers through all
 // that has to be known of them, and a single row still spreads over many multiprocessors.
-__global__ __launch_bounds__(kScanThreads) void ScanSlices(SampleArguments arguments) {
+__global__ __launch_bounds__(kScanThreads, kScanBlocks) void ScanSlices(SampleArguments arguments) {
   __shared__ alignas(16) float buffer[kSliceIds];
   const int64_t r = blockIdx.y;
   const int slice_index = static_cast<int>(blockIdx.x);
   const SamplingRow& row = arguments.rows[r];
+  ReleaseSuccessor();
+  WaitForPredecessor();
   if (row.skipped) return;
   const RowPlan plan(row, arguments);
-  SlicePartial partial = {kImpossible, 0, kNoBest, 0, kNoDraw};
+  SlicePartial* partial = &arguments.partials[r * arguments.slices + slice_index];
   Slice slice;
   slice.begin = slice_index * kSliceIds;
   slice.Load(arguments.logits, arguments.logits.row(r));
-  if (plan.raw_sums) {
-    partial.raw_max = FindBest(slice).value;
-    partial.raw_sum = SumOfWeights(slice, partial.raw_max);
+#pragma unroll 1
+  for (int stage = 0; stage < 2; ++stage) {
+    const bool raw = stage == 0;
+    if (!raw) slice.Process(row, plan.divides() ? plan.temperature : 1, buffer);
+    Best best = kNoBest;
+    float sum = 0;
+    if (raw ? plan.raw_sums : plan.wants_best()) best = FindBest(slice);
+    if (raw ? plan.raw_sums : plan.sums) sum = SumOfWeights(slice, best.value);
+    if (threadIdx.x == 0) (raw ? partial->raw : partial->processed) = {best, sum};
+    const int listed = raw ? plan.raw_listed : plan.listed;
+    if (listed > 0) {
+      ListTop(slice, listed, buffer,
+              raw ? arguments.RawListOf(r, slice_index) : arguments.ListOf(r, slice_index));
+    }
   }
-  if (plan.raw_listed > 0) {
-    ListTop(slice, plan.raw_listed, buffer, arguments.RawListOf(r, slice_index));
+  Candidate drawn = kNoCandidate;
+  if (plan.draws_from_all()) {
+    drawn = DrawFromSlice(row, slice, plan.divides() ? 1 : plan.temperature);
   }
-  slice.Process(row, plan.temperature, buffer);
-  if (plan.greedy || plan.filters || plan.sums) partial.best = FindBest(slice);
-  if (plan.sums) partial.sum = SumOfWeights(slice, partial.best.value);
-  if (plan.listed > 0) {
-    ListTop(slice, plan.listed, buffer, arguments.ListOf(r, slice_index));
-  }
-  if (plan.draws) partial.drawn = DrawFromSlice(row, slice);
-  if (threadIdx.x == 0) arguments.partials[r * arguments.slices + slice_index] = partial;
+  if (threadIdx.x == 0) partial->drawn = drawn;
 }
 
 // A row's slices together.
 struct RowSummary {
-  float raw_max = kImpossible;
-  double raw_sum = 0;
-  Best best = kNoBest;
-  double sum = 0;
-  Drawn drawn = kNoDraw;
+  Best raw_best;
+  double raw_sum;
+  Best best;
+  double sum;
+  Candidate drawn;
 };
 
-__device__ RowSummary MergeSlices(const SampleArguments& arguments, int64_t r,
-                                  const RowPlan& plan) {
-  SlicePartial mine = {kImpossible, 0, kNoBest, 0, kNoDraw};
-  if (static_cast<int>(threadIdx.x) < arguments.slices) {
-    mine = arguments.partials[r * arguments.slices + threadIdx.x];
+// Every warp does the same work, without waiting for others.
+__device__ RowSummary MergeSlices(const SampleArguments& arguments, int64_t r) {
+  const SlicePartial* partials = arguments.partials + r * arguments.slices;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  RowSummary row = {kNoBest, 0, kNoBest, 0, kNoCandidate};
+  for (int i = lane; i < arguments.slices; i += 32) {
+    const SlicePartial& partial = partials[i];
+    if (partial.raw.best.value > row.raw_best.value) row.raw_best = partial.raw.best;
+    if (partial.processed.best.value > row.best.value) row.best = partial.processed.best;
+    row.drawn = BetterCandidate()(row.drawn, partial.drawn);
   }
-  const auto scaled = [](float sum, float from, float to) {
-    return sum == 0 ? 0.0 : double{sum} * double{expf(from - to)};
+  row.raw_best = WarpBest(row.raw_best);
+  row.best = WarpBest(row.best);
+  row.drawn = WarpDraw(row.drawn);
+  const auto scaled = [](const SliceSum& slice, float max) {
+    return slice.sum == 0 ? 0.0 : double{slice.sum} * double{expf(slice.best.value - max)};
   };
-  RowSummary row;
-  if (plan.raw_sums) {
-    row.raw_max = ReduceBlock<kFinishThreads>(mine.raw_max, kImpossible, Max());
-    row.raw_sum =
-        ReduceBlock<kFinishThreads>(scaled(mine.raw_sum, mine.raw_max, row.raw_max), 0.0, Sum());
+  for (int i = lane; i < arguments.slices; i += 32) {
+    row.raw_sum += scaled(partials[i].raw, row.raw_best.value);
+    row.sum += scaled(partials[i].processed, row.best.value);
   }
-  if (plan.greedy || plan.filters || plan.sums) {
-    row.best = ReduceBlock<kFinishThreads>(mine.best, kNoBest, BetterBest());
-  }
-  if (plan.sums) {
-    row.sum =
-        ReduceBlock<kFinishThreads>(scaled(mine.sum, mine.best.value, row.best.value), 0.0, Sum());
-  }
-  if (plan.draws) row.drawn = ReduceBlock<kFinishThreads>(mine.drawn, kNoDraw, BetterDraw());
+  row.raw_sum = ReduceWarp(row.raw_sum, Sum());
+  row.sum = ReduceWarp(row.sum, Sum());
   return row;
 }
 
-// The k first of a row, from the k first of each slice, which lie `stride` apart.
-template <typename Emit>
-__device__ int MergeLists(const TokenLogprob* lists, int64_t stride, int slices, int k,
-                          float* buffer, const Emit& emit) {
-  float values[kFinishItems];
-  int32_t ids[kFinishItems];
+// The first k entries of each slice's list, which lie `stride` apart.
+__device__ RowItems LoadItems(const TokenLogprob* lists, int64_t stride, int slices, int k) {
+  RowItems items;
 #pragma unroll
   for (int i = 0; i < kFinishItems; ++i) {
     const int entry = i * kFinishThreads + static_cast<int>(threadIdx.x);
-    values[i] = kImpossible;
-    ids[i] = -1;
+    items.logits[i] = kImpossible;
+    items.ids[i] = -1;
     if (entry >= slices * k) continue;
     const TokenLogprob* listed = lists + entry / k * stride + entry % k;
-    values[i] = listed->logprob;
-    ids[i] = listed->token_id;
+    items.logits[i] = listed->logprob;
+    items.ids[i] = listed->token_id;
   }
-  return SelectTop<kFinishThreads, kFinishThreads * kFinishItems>(
-      values, [&](int i) { return ids[i]; }, k, reinterpret_cast<uint64_t*>(buffer), emit);
+  return items;
 }
 
-__device__ Drawn DrawKept(const SampleArguments& arguments, int64_t r, const RowPlan& plan,
-                          const RowSummary& summary, const RowList& list, int listed,
-                          float* buffer) {
+template <typename Emit>
+__device__ int SelectItems(const RowItems& items, int k, float* buffer, const Emit& emit) {
+  return SelectTop<kFinishThreads, kFinishThreads * kFinishItems>(
+      items.logits, [&](int i) { return items.ids[i]; }, k, reinterpret_cast<uint64_t*>(buffer),
+      emit);
+}
+
+// The greatest of the slices' last entries: kImpossible if each slice lists all it has.
+__device__ float CoverOf(const SampleArguments& arguments, int64_t r, const RowPlan& plan) {
+  float cover = kImpossible;
+  for (int i = static_cast<int>(threadIdx.x) % 32; i < arguments.slices; i += 32) {
+    cover = fmaxf(cover, arguments.ListOf(r, i)[plan.listed - 1].logprob);
+  }
+  return WarpMax(cover);
+}
+
+// Where a row's log probabilities go.
+struct Report {
+  SamplingOutput* output;
+  double log_sum;
+  int wanted;
+
+  __device__ void operator()(int rank, float logit, int32_t id) const {
+    if (rank < wanted) output->top[rank] = {id, static_cast<float>(double{logit} - log_sum)};
+  }
+};
+
+// The draw of a row with a filter.
+__device__ Candidate DrawFiltered(const SampleArguments& arguments, int64_t r, const RowPlan& plan,
+                                  const RowSummary& summary, const RowItems& items, float* buffer) {
   const SamplingRow& row = arguments.rows[r];
   Filter filter = {plan.top_k, row.top_p, row.min_p, summary.best.value, summary.sum};
-  int n = listed;
-  if (plan.top_k > 0) n = min(n, plan.top_k);
-  const bool is_all = listed < plan.listed;  // else the list would be longer
-  if (row.top_p < 1 && plan.top_k > 0) {
-    if (plan.top_k <= n || is_all) {
-      const int i = static_cast<int>(threadIdx.x);
-      const double weight = i < n ? filter.Weight(list.logits[i]) : 0;
-      filter.total = ReduceBlock<kFinishThreads>(weight, 0.0, Sum());
-    } else {
-      filter.total =
-          WeighTopK<kFinishThreads, kFinishGroups>(arguments, r, plan.temperature, filter, buffer);
-    }
+  if (plan.top_k > 0 && row.top_p < 1) {
+    filter.total =
+        WeighTopK<kFinishThreads, kFinishGroups>(arguments, r, plan.temperature, filter, buffer);
   }
-  const int kept = CountKept(filter, list, n, is_all);
-  if (kept >= 0) return DrawFromList<kFinishThreads>(row, list, kept);
-  return DrawByRejection<kFinishThreads, kFinishGroups>(arguments, r, plan, filter, summary.drawn,
-                                                        buffer);
+  Candidate drawn = summary.drawn;
+  if (DrawFromItems<kFinishThreads>(row, filter, items, CoverOf(arguments, r, plan), &drawn)) {
+    return drawn;
+  }
+  return DrawFromRow<kFinishThreads, kFinishGroups>(arguments, r, plan.temperature, filter,
+                                                    summary.drawn, buffer);
 }
 
-// A block for each row: what is left is little where the row's list decides, and else reads of the
+// What is left of a row with lists; returns the draw, and sets how many of the report are there.
+__device__ Candidate FinishLists(const SampleArguments& arguments, int64_t r, const RowPlan& plan,
+                                 const RowSummary& summary, const Report& report, float* buffer,
+                                 int* num_top) {
+  __shared__ RowList list;
+  const SamplingRow& row = arguments.rows[r];
+  const RowItems items =
+      LoadItems(arguments.ListOf(r, 0), arguments.list_capacity, arguments.slices, plan.listed);
+  const int reported = plan.raw_sums ? 0 : report.wanted;
+  const int merged = plan.short_top_k ? max(plan.top_k, reported) : reported;
+  int n = 0;
+  if (merged > 0) {
+    n = SelectItems(items, merged, buffer, [&](int rank, float logit, int32_t id) {
+      list.logits[rank] = logit;
+      list.ids[rank] = id;
+      if (reported > 0) report(rank, logit, id);
+    });
+  }
+  if (reported > 0) *num_top = min(n, reported);
+  if (!plan.filters || summary.best.value == kImpossible) return summary.drawn;
+  if (!plan.short_top_k) return DrawFiltered(arguments, r, plan, summary, items, buffer);
+  const Filter filter = {plan.top_k, row.top_p, row.min_p, summary.best.value, 0};
+  return DrawFromList<kFinishThreads>(row, filter, list, min(n, plan.top_k));
+}
+
+// A block for each row: what is left is little where the row's lists decide, and else reads of the
 // row by a whole multiprocessor.
 __global__ __launch_bounds__(kFinishThreads) void FinishRows(SampleArguments arguments) {
   __shared__ alignas(16) float buffer[2 * kFinishThreads * kFinishItems];
   static_assert(Part<kFinishThreads, kFinishGroups>::kIds <= 2 * kFinishThreads * kFinishItems);
-  __shared__ RowList list;
   const int64_t r = blockIdx.x;
   const SamplingRow& row = arguments.rows[r];
   SamplingOutput* output = arguments.outputs + r;
+  ReleaseSuccessor();
+  WaitForPredecessor();
   if (row.skipped) {
     if (threadIdx.x == 0) output->token_id = -1;
     return;
   }
   const RowPlan plan(row, arguments);
-  const RowSummary summary = MergeSlices(arguments, r, plan);
+  const RowSummary summary = MergeSlices(arguments, r);
   const bool raw = plan.raw_sums;
-  const double max = double{raw ? summary.raw_max : summary.best.value};
-  const double log_sum =
-      max == double{kImpossible} ? 0 : max + log(raw ? summary.raw_sum : summary.sum);
-  const auto report = [&](int rank, float value, int32_t id) {
-    output->top[rank] = {id, static_cast<float>(double{value} - log_sum)};
-  };
+  const float max = raw ? summary.raw_best.value : summary.best.value;
+  double log_sum = 0;
+  if (row.num_logprobs >= 0 && max != kImpossible) {
+    log_sum = double{max} + log(raw ? summary.raw_sum : summary.sum);
+  }
+  const Report report = {output, log_sum,
+                         raw ? plan.raw_listed : min(row.num_logprobs, kMaxTopLogprobs)};
   int num_top = 0;
   if (plan.raw_listed > 0) {
-    num_top = MergeLists(arguments.RawListOf(r, 0), kMaxTopLogprobs, arguments.slices,
-                         plan.raw_listed, buffer, report);
+    const RowItems items =
+        LoadItems(arguments.RawListOf(r, 0), kMaxTopLogprobs, arguments.slices, plan.raw_listed);
+    num_top = SelectItems(items, plan.raw_listed, buffer, report);
   }
-  int listed = 0;
+  Candidate drawn = summary.drawn;
   if (plan.listed > 0) {
-    const int reported = raw ? 0 : min(row.num_logprobs, kMaxTopLogprobs);
-    listed = MergeLists(arguments.ListOf(r, 0), arguments.list_capacity, arguments.slices,
-                        plan.listed, buffer, [&](int rank, float value, int32_t id) {
-                          list.logits[rank] = value;
-                          list.ids[rank] = id;
-                          if (rank < reported) report(rank, value, id);
-                        });
-    if (reported > 0) num_top = min(listed, reported);
-  }
-  Drawn drawn = summary.drawn;
-  if (plan.greedy) drawn = {summary.best.value, summary.best.id, 0};
-  if (plan.filters && listed > 0) {
-    drawn = DrawKept(arguments, r, plan, summary, list, listed, buffer);
+    drawn = FinishLists(arguments, r, plan, summary, report, buffer, &num_top);
   }
   if (threadIdx.x != 0) return;
-  if (drawn.logit == kImpossible) drawn = {kImpossible, 0, 0};
-  const float reported = raw ? Sanitize(arguments.logits.row(r)[drawn.id]) : drawn.logit;
-  output->token_id = drawn.id;
-  output->logprob = row.num_logprobs < 0 ? 0 : static_cast<float>(double{reported} - log_sum);
+  int32_t id = plan.greedy ? summary.best.id : drawn.id;
+  float logit = plan.greedy ? summary.best.value : drawn.logit;
+  if (logit == kImpossible) id = 0;  // none is possible
+  if (raw) logit = Sanitize(arguments.logits.row(r)[id]);
+  output->token_id = id;
+  output->logprob = row.num_logprobs < 0 ? 0 : static_cast<float>(double{logit} - log_sum);
   output->num_top = num_top;
 }
 
@@ -263,10 +311,9 @@ void Sample(MatrixView logits, int32_t vocab_size, std::span<const SamplingRow> 
     arguments.lists = workspace.Take<TokenLogprob>(n * slices * capacity);
     arguments.raw_lists = workspace.Take<TokenLogprob>(n * slices * kMaxTopLogprobs);
     const dim3 grid(static_cast<unsigned>(slices), static_cast<unsigned>(n));
-    ScanSlices<<<grid, kScanThreads, 0, stream.handle()>>>(arguments);
-    CARAVAN_CUDA_CHECK(cudaGetLastError());
-    FinishRows<<<static_cast<unsigned>(n), kFinishThreads, 0, stream.handle()>>>(arguments);
-    CARAVAN_CUDA_CHECK(cudaGetLastError());
+    LaunchDependent(ScanSlices, {.grid = grid, .threads = kScanThreads}, stream, arguments);
+    LaunchDependent(FinishRows, {.grid = dim3(static_cast<unsigned>(n)), .threads = kFinishThreads},
+                    stream, arguments);
   }
 }
 

@@ -3,6 +3,7 @@
 
 #include "kernels/device/cuda_check.h"
 #include "kernels/device/cuda_stream.h"
+#include "kernels/device/launch.cuh"
 #include "kernels/slot_rows.h"
 
 namespace caravan::cuda {
@@ -113,6 +114,8 @@ __device__ void BuildSamplingRow(const SlotTables& tables, const StepRow& row, i
 // the block; a prompt's ids are copied by it.
 __global__ void BuildStepInputsKernel(SlotTables tables, const StepRow* rows, int32_t vocab_size,
                                       StepInputs inputs) {
+  ReleaseSuccessor();
+  WaitForPredecessor();
   const StepRow row = rows[blockIdx.x];
   const bool padding = row.slot < 0;
   for (int32_t i = static_cast<int32_t>(threadIdx.x); i < row.num_tokens; i += kThreads) {
@@ -136,6 +139,8 @@ __global__ void BuildStepInputsKernel(SlotTables tables, const StepRow* rows, in
 // A thread for each row: one word moves.
 __global__ void StoreSampledKernel(const StepRow* rows, int num_rows, const SamplingOutput* outputs,
                                    SlotTables tables) {
+  ReleaseSuccessor();
+  WaitForPredecessor();
   const int r = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
   if (r >= num_rows || rows[r].slot < 0 || rows[r].sample_row < 0) return;
   TokensOf(tables, rows[r].slot)[rows[r].start_position + rows[r].num_tokens] =
@@ -159,17 +164,16 @@ void BuildStepInputs(const SlotTables& tables, std::span<const StepRow> rows, in
         cudaMemsetAsync(inputs.query_starts.data(), 0, sizeof(int32_t), stream.handle()));
     return;
   }
-  BuildStepInputsKernel<<<static_cast<unsigned>(rows.size()), kThreads, 0, stream.handle()>>>(
-      tables, rows.data(), vocab_size, inputs);
-  CARAVAN_CUDA_CHECK(cudaGetLastError());
+  LaunchDependent(BuildStepInputsKernel,
+                  {.grid = dim3(static_cast<unsigned>(rows.size())), .threads = kThreads}, stream,
+                  tables, rows.data(), vocab_size, inputs);
 }
 
 void StoreSampled(std::span<const StepRow> rows, std::span<const SamplingOutput> outputs,
                   const SlotTables& tables, CudaStream& stream) {
   const auto blocks = static_cast<unsigned>((rows.size() + kThreads - 1) / kThreads);
-  StoreSampledKernel<<<blocks, kThreads, 0, stream.handle()>>>(
-      rows.data(), static_cast<int>(rows.size()), outputs.data(), tables);
-  CARAVAN_CUDA_CHECK(cudaGetLastError());
+  LaunchDependent(StoreSampledKernel, {.grid = dim3(blocks), .threads = kThreads}, stream,
+                  rows.data(), static_cast<int>(rows.size()), outputs.data(), tables);
 }
 
 }  // namespace caravan::cuda

@@ -6,31 +6,79 @@
 #include <cstdint>
 
 #include "kernels/device/sampling/block_reduce.cuh"
+#include "kernels/device/sampling/float_key.cuh"
 #include "kernels/device/sampling/row_logits.cuh"
-#include "kernels/device/sampling/select_top.cuh"
 #include "kernels/philox.h"
 
 namespace caravan::cuda {
 
-// A candidate with its noise -log(-log u); id -1: none.
-struct Drawn {
+// A token with the random word of its noise, and its score in float32: within 2e-5 + 1e-6 · |score|
+// of the exact one. id -1: none.
+struct Candidate {
+  float score;
   float logit;
   int32_t id;
-  double gumbel;
+  uint32_t word;
 };
+constexpr Candidate kNoCandidate = {kImpossible, kImpossible, -1, 0};
 
-constexpr Drawn kNoDraw = {kImpossible, -1, 0};
+// Scores that are further apart are in the right order.
+__device__ inline float Margin(float score) { return 2e-3f + 4e-6f * fabsf(score); }
 
-struct BetterDraw {
-  __device__ Drawn operator()(const Drawn& a, const Drawn& b) const {
-    if (a.id < 0) return b;
+constexpr float kLn2 = 0.69314718f;
+// Bounds on -log(-log u): u is at most 1 - 2^-33 and at least 2^-33.
+constexpr float kMostGumbel = 22.9f;
+constexpr float kLeastGumbel = -3.14f;
+
+// 1 - u, which has the word's leading bits where the noise is great.
+__device__ inline float ComplementOf(uint32_t word) {
+  return fmaf(__uint2float_rn(word), 0x1p-32f, 0x1p-33f);
+}
+
+// -log(-log u) with the special function unit's logarithm.
+__device__ inline float FastGumbel(uint32_t word) {
+  const float v = ComplementOf(word);
+  if (v < 0.03f) {  // log(-log(1 - v)) = log v + v/2 + 5 v²/24 + O(v³/8)
+    return -(kLn2 * __log2f(v) + v * fmaf(v, 5.0f / 24, 0.5f));
+  }
+  return -kLn2 * __log2f(-kLn2 * __log2f(ComplementOf(~word)));
+}
+
+// The better one, exactly. Equal logits cancel, however great they are. Out of line, since it runs
+// only for scores that are all but equal.
+__device__ __noinline__ inline bool IsBetterExactly(const Candidate& a, const Candidate& b) {
+  const auto gumbel = [](uint32_t word) {
+    const double v = (static_cast<double>(word) + 0.5) * 0x1p-32;
+    return -log(-log1p(-v));
+  };
+  const double lead = (double{a.logit} - double{b.logit}) + (gumbel(a.word) - gumbel(b.word));
+  return lead != 0 ? lead > 0 : a.id < b.id;
+}
+
+struct BetterCandidate {
+  __device__ Candidate operator()(const Candidate& a, const Candidate& b) const {
     if (b.id < 0) return a;
-    // Equal logits cancel exactly, however great they are.
-    const double lead = (double{a.logit} - double{b.logit}) + (a.gumbel - b.gumbel);
-    if (lead != 0) return lead > 0 ? a : b;
-    return a.id < b.id ? a : b;
+    if (a.id < 0) return b;
+    const float lead = a.score - b.score;
+    if (fabsf(lead) > Margin(fmaxf(fabsf(a.score), fabsf(b.score)))) return lead > 0 ? a : b;
+    return IsBetterExactly(a, b) ? a : b;
   }
 };
+
+__device__ inline Candidate WarpDraw(const Candidate& candidate) {
+  const float best = WarpMax(candidate.score);
+  const uint32_t near =
+      __ballot_sync(0xffffffffu, candidate.id >= 0 && candidate.score >= best - 2 * Margin(best));
+  if (near == 0) return kNoCandidate;
+  if ((near & (near - 1)) == 0) return FromLane(candidate, __ffs(static_cast<int>(near)) - 1);
+  return ReduceWarp(candidate, BetterCandidate());
+}
+
+template <int kThreads>
+__device__ Candidate BlockDraw(const Candidate& candidate) {
+  return ReduceWarps<kThreads>(candidate, kNoCandidate,
+                               [](const Candidate& part) { return WarpDraw(part); });
+}
 
 // What the noise of a row depends on.
 struct DrawKey {
@@ -48,82 +96,62 @@ struct DrawKey {
     return Philox4x32(seed, {{position, sample_index, static_cast<uint32_t>(PhiloxPurpose::kSample),
                               static_cast<uint32_t>(id) / 4}});
   }
+
+  __device__ Candidate CandidateOf(float logit, int32_t id) const {
+    const PhiloxWords words = Words(id);
+    const uint32_t low = id % 2 == 0 ? words.word[0] : words.word[1];
+    const uint32_t high = id % 2 == 0 ? words.word[2] : words.word[3];
+    const uint32_t word = id % 4 < 2 ? low : high;
+    return {logit + FastGumbel(word), logit, id, word};
+  }
 };
 
-// u = 1 - (word + 1/2) / 2^32.
-__device__ inline double Gumbel(uint32_t word) {
-  const double v = (static_cast<double>(word) + 0.5) * 0x1p-32;
-  return -log(-log1p(-v));
-}
-
-// Scores in float32 for most candidates, with noise from the special function unit: within
-// 2e-5 + 5e-7 · |score|. Only those that are within twice that of the best are looked at again.
+// Keeps a thread's best candidate of many, given as logits that are still to be divided by the
+// temperature. Most are discarded by a bound on their score, groups of four before their random
+// words are computed.
 class DrawScan {
  public:
-  __device__ explicit DrawScan(const SamplingRow& row) : key_(row) {}
+  __device__ DrawScan(const SamplingRow& row, float temperature)
+      : key_(row), temperature_(temperature), inverse_(1 / temperature) {}
+
+  // Some thread of the block is offered a candidate of this logit.
+  __device__ void Expect(float logit) { Raise(Scale(logit) + kLeastGumbel); }
 
   // Ids [id, id + 4), id a multiple of 4; impossible ones have the logit kImpossible.
   __device__ void OfferFour(const float* logits, int32_t id) {
     const float top = fmaxf(fmaxf(logits[0], logits[1]), fmaxf(logits[2], logits[3]));
-    if (!(top + kMostGumbel > threshold_)) return;
+    if (!(Scale(top) + kMostGumbel > threshold_)) return;
     const PhiloxWords words = key_.Words(id);
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
-      const float v = fmaf(__uint2float_rn(words.word[c]), 0x1p-32f, 0x1p-33f);
-      // -log u ≥ v: the least noise's logarithm is enough to discard most.
-      if (!(logits[c] - kLn2 * __log2f(v) > threshold_)) continue;
-      Offer(logits[c], id + c, words.word[c], v);
+      // -log u ≥ 1 - u.
+      const float bound = Scale(logits[c]) - kLn2 * __log2f(ComplementOf(words.word[c]));
+      if (!(bound > threshold_)) continue;
+      Offer(logits[c], id + c, words.word[c]);
     }
   }
 
   // Lets the warp's lanes discard what can't win against another lane's best. All lanes call it.
-  __device__ void Share() {
-    const float best = FloatOf(__reduce_max_sync(0xffffffffu, KeyOf(score_)));
-    threshold_ = fmaxf(threshold_, best - Margin(best));
-  }
+  __device__ void Share() { Raise(WarpMax(best_.score)); }
 
-  // The best of the block, in every thread.
-  template <int kThreads>
-  __device__ Drawn Finish() const {
-    const float best = ReduceBlock<kThreads>(score_, kImpossible, Max());
-    Drawn drawn = kNoDraw;
-    if (id_ >= 0 && score_ >= best - Margin(best)) drawn = {logit_, id_, Gumbel(word_)};
-    return ReduceBlock<kThreads>(drawn, kNoDraw, BetterDraw());
-  }
+  __device__ const Candidate& best() const { return best_; }
 
  private:
-  static constexpr float kLn2 = 0.69314718f;
-  static constexpr float kMostGumbel = 22.9f;  // -log v of the least v, 2^-33, is 22.87
+  __device__ float Scale(float logit) const { return fminf(logit * inverse_, FLT_MAX); }
+  __device__ void Raise(float score) { threshold_ = fmaxf(threshold_, score - Margin(score)); }
 
-  __device__ static float Margin(float score) { return 2e-3f + 1e-6f * fabsf(score); }
-
-  __device__ void Offer(float logit, int32_t id, uint32_t word, float v) {
-    float score;
-    if (v < 0.03f) {  // log(-log(1 - v)) = log v + v/2 + 5 v²/24 + O(v³/8)
-      score = logit - (kLn2 * __log2f(v) + v * fmaf(v, 5.0f / 24, 0.5f));
-    } else {
-      const float u = fmaf(__uint2float_rn(~word), 0x1p-32f, 0x1p-33f);
-      score = logit - kLn2 * __log2f(-kLn2 * __log2f(u));
-    }
+  __device__ void Offer(float logit, int32_t id, uint32_t word) {
+    const float score = Scale(logit) + FastGumbel(word);
     if (!(score > threshold_)) return;
-    if (id_ >= 0 && !(score > score_ + Margin(score_))) {
-      const Drawn mine = {logit_, id_, Gumbel(word_)};
-      const Drawn other = {logit, id, Gumbel(word)};
-      if (BetterDraw()(mine, other).id == id_) return;
-    }
-    score_ = score;
-    logit_ = logit;
-    id_ = id;
-    word_ = word;
-    threshold_ = fmaxf(threshold_, score - Margin(score));
+    best_ = BetterCandidate()(best_, {score, Divide(logit, temperature_), id, word});
+    Raise(best_.score);
   }
 
   const DrawKey key_;
-  float score_ = kImpossible;
-  float logit_ = kImpossible;
-  float threshold_ = kImpossible;  // scores up to it lose
-  int32_t id_ = -1;
-  uint32_t word_ = 0;
+  const float temperature_;
+  const float inverse_;
+  Candidate best_ = kNoCandidate;
+  float threshold_ = kImpossible;  // what has no greater score can't win
 };
 
 }  // namespace caravan::cuda

@@ -1,6 +1,10 @@
 // The draw among the tokens that top_k, top_p and min_p keep. These are always the first ones in
 // the order by logit (ties by lower id); whether a token is kept follows from how many are before
 // it and what they weigh. A weight is e^(logit - the row's greatest one).
+//
+// Given the draw among all tokens: if it is a kept one it is the draw among the kept ones. Else the
+// kept ones are all before it, so the draw is repeated among those before it. The number of rounds
+// is about 1 + log(1 / p) where p is the probability of the kept tokens.
 #pragma once
 
 #include <cstdint>
@@ -12,12 +16,6 @@
 
 namespace caravan::cuda {
 
-// The first tokens of a row, in shared memory.
-struct RowList {
-  float logits[kMostListed];
-  int32_t ids[kMostListed];
-};
-
 // How a row is filtered.
 struct Filter {
   int32_t top_k;  // 0: all
@@ -27,15 +25,44 @@ struct Filter {
   double total;  // weight of all tokens that top_k keeps; used where top_p < 1
 
   __device__ float Weight(float logit) const { return expf(logit - max); }
-  __device__ bool Keeps(float logit, int64_t before, double weight_before) const {
+  __device__ bool Keeps(float logit, int before, double weight_before) const {
     return (top_k == 0 || before < top_k) &&
-           (top_p >= 1 || weight_before < double{top_p} * total) && Weight(logit) >= min_p;
+           (top_p >= 1 || before == 0 || weight_before < double{top_p} * total) &&
+           Weight(logit) >= min_p;
   }
 };
 
-// How many of the first `n` tokens of the row are kept; -1 if tokens behind them might be too.
-// `is_all`: there are no others. All threads call it; the first warp does the work.
-__device__ inline int CountKept(const Filter& filter, const RowList& list, int n, bool is_all) {
+// A thread's share of the entries of a row's lists; others are kImpossible.
+struct RowItems {
+  float logits[kFinishItems];
+  int32_t ids[kFinishItems];
+};
+
+// The first tokens of a row, in shared memory.
+struct RowList {
+  float logits[kMostListed];
+  int32_t ids[kMostListed];
+};
+
+// What is before a token, by this thread's part of the tokens.
+struct Before {
+  int count = 0;
+  double weight = 0;
+
+  template <int kThreads>
+  __device__ void Reduce() {
+    count = ReduceBlock<kThreads>(count, 0, Sum());
+    weight = ReduceBlock<kThreads>(weight, 0.0, Sum());
+  }
+};
+
+__device__ inline bool IsBefore(float logit, int32_t id, const Candidate& token) {
+  return logit > token.logit || (logit == token.logit && id < token.id);
+}
+
+// How many of the list's first `n` tokens are kept, where no others could be. All threads call it;
+// the first warp does the work.
+__device__ inline int CountKept(const Filter& filter, const RowList& list, int n) {
   constexpr int kEach = kMostListed / 32;
   __shared__ int result;
   if (threadIdx.x < 32) {
@@ -63,7 +90,7 @@ __device__ inline int CountKept(const Filter& filter, const RowList& list, int n
       before += weights[i];
     }
     kept = __reduce_max_sync(0xffffffffu, kept);
-    if (threadIdx.x == 0) result = kept < n || is_all || n == filter.top_k ? kept : -1;
+    if (threadIdx.x == 0) result = kept;
   }
   __syncthreads();
   const int kept = result;
@@ -71,15 +98,20 @@ __device__ inline int CountKept(const Filter& filter, const RowList& list, int n
   return kept;
 }
 
+// The draw of a row whose top_k is short: `list` has its first min(n, top_k) tokens.
 template <int kThreads>
-__device__ Drawn DrawFromList(const SamplingRow& row, const RowList& list, int n) {
-  Drawn drawn = kNoDraw;
+__device__ Candidate DrawFromList(const SamplingRow& row, Filter filter, const RowList& list,
+                                  int n) {
+  static_assert(kThreads >= kMostListed);
   const int i = static_cast<int>(threadIdx.x);
-  if (i < n) {
-    const PhiloxWords words = DrawKey(row).Words(list.ids[i]);
-    drawn = {list.logits[i], list.ids[i], Gumbel(words.word[list.ids[i] % 4])};
+  if (filter.top_p < 1) {
+    const double weight = i < n ? filter.Weight(list.logits[i]) : 0;
+    filter.total = ReduceBlock<kThreads>(weight, 0.0, Sum());
   }
-  return ReduceBlock<kThreads>(drawn, kNoDraw, BetterDraw());
+  const int kept = CountKept(filter, list, n);
+  Candidate candidate = kNoCandidate;
+  if (i < kept) candidate = DrawKey(row).CandidateOf(list.logits[i], list.ids[i]);
+  return BlockDraw<kThreads>(candidate);
 }
 
 // Calls body(part) for each part of a row of processed logits. All threads call it.
@@ -98,8 +130,8 @@ __device__ void ForEachPart(const SampleArguments& arguments, int64_t r, float t
 
 // The weight of the top_k first tokens: digit by digit, finds the key of the last one.
 template <int kThreads, int kGroups>
-__device__ double WeighTopK(const SampleArguments& arguments, int64_t r, float temperature,
-                            const Filter& filter, float* buffer) {
+__device__ __noinline__ double WeighTopK(const SampleArguments& arguments, int64_t r,
+                                         float temperature, const Filter& filter, float* buffer) {
   __shared__ int counts[256];
   __shared__ int chosen;
   uint32_t prefix = 0;           // the digits found so far
@@ -138,39 +170,72 @@ __device__ double WeighTopK(const SampleArguments& arguments, int64_t r, float t
          remaining * double{filter.Weight(FloatOf(prefix))};
 }
 
-// The draw among the kept tokens, given the draw among all: while that is not a kept one, the kept
-// ones are all before it, so the draw is repeated among those. A round reads the row once; the
-// number of rounds is about 1 + log(1 / p) where p is the probability of the kept tokens.
+// The rounds over the whole row.
 template <int kThreads, int kGroups>
-__device__ Drawn DrawByRejection(const SampleArguments& arguments, int64_t r, const RowPlan& plan,
-                                 const Filter& filter, Drawn drawn, float* buffer) {
-  const SamplingRow& row = arguments.rows[r];
+__device__ __noinline__ Candidate DrawFromRow(const SampleArguments& arguments, int64_t r,
+                                              float temperature, const Filter& filter,
+                                              Candidate drawn, float* buffer) {
   while (true) {
-    int count = 0;
-    double weight = 0;
-    DrawScan scan(row);
-    ForEachPart<kThreads, kGroups>(arguments, r, plan.temperature, buffer, [&](const auto& part) {
+    Before before;
+    DrawScan scan(arguments.rows[r], 1);
+    ForEachPart<kThreads, kGroups>(arguments, r, temperature, buffer, [&](const auto& part) {
 #pragma unroll
       for (int g = 0; g < kGroups; ++g) {
-        float before[4];
+        float offered[4];
 #pragma unroll
         for (int c = 0; c < 4; ++c) {
-          const float value = part.values[4 * g + c];
-          const bool is_before =
-              value > drawn.logit || (value == drawn.logit && part.IdOf(4 * g + c) < drawn.id);
-          before[c] = is_before ? value : kImpossible;
+          const float logit = part.values[4 * g + c];
+          const bool is_before = IsBefore(logit, part.IdOf(4 * g + c), drawn);
+          offered[c] = is_before ? logit : kImpossible;
           if (!is_before) continue;
-          ++count;
-          weight += filter.Weight(value);
+          ++before.count;
+          before.weight += filter.Weight(logit);
         }
-        scan.OfferFour(before, part.GroupId(g));
+        scan.OfferFour(offered, part.GroupId(g));
       }
       scan.Share();
     });
-    count = ReduceBlock<kThreads>(count, 0, Sum());
-    weight = ReduceBlock<kThreads>(weight, 0.0, Sum());
-    if (filter.Keeps(drawn.logit, count, weight) || count == 0) return drawn;
-    drawn = scan.template Finish<kThreads>();
+    before.Reduce<kThreads>();
+    if (before.count == 0 || filter.Keeps(drawn.logit, before.count, before.weight)) return drawn;
+    drawn = BlockDraw<kThreads>(scan.best());
+  }
+}
+
+// The same over the entries of the slices' lists. What is above `cover`, the greatest of the
+// slices' last entries, is in the lists without gaps: that is enough if the kept tokens all are
+// there. Returns false if that can't be known; then the row itself has to be read.
+template <int kThreads>
+__device__ bool DrawFromItems(const SamplingRow& row, const Filter& filter, const RowItems& items,
+                              float cover, Candidate* drawn) {
+  const DrawKey key(row);
+  // Everything that is covered is before this.
+  const Candidate border = {kImpossible, cover, -1, 0};
+  if (drawn->logit <= cover) {
+    Before before;
+#pragma unroll
+    for (int i = 0; i < kFinishItems; ++i) {
+      if (!IsBefore(items.logits[i], items.ids[i], border)) continue;
+      ++before.count;
+      before.weight += filter.Weight(items.logits[i]);
+    }
+    before.Reduce<kThreads>();
+    if (before.count == 0 || filter.Keeps(cover, before.count, before.weight)) return false;
+    *drawn = border;
+  }
+  while (true) {
+    Before before;
+    Candidate next = kNoCandidate;
+#pragma unroll
+    for (int i = 0; i < kFinishItems; ++i) {
+      if (!IsBefore(items.logits[i], items.ids[i], *drawn)) continue;
+      ++before.count;
+      before.weight += filter.Weight(items.logits[i]);
+      next = BetterCandidate()(next, key.CandidateOf(items.logits[i], items.ids[i]));
+    }
+    before.Reduce<kThreads>();
+    if (before.count == 0) return true;
+    if (drawn->id >= 0 && filter.Keeps(drawn->logit, before.count, before.weight)) return true;
+    *drawn = BlockDraw<kThreads>(next);
   }
 }
 

@@ -14,33 +14,21 @@ constexpr int kScanGroups = 4;
 constexpr int32_t kSliceIds = Part<kScanThreads, kScanGroups>::kIds;  // ids of a block's slice
 constexpr int kFinishThreads = 1024;
 constexpr int kFinishItems = 4;  // a thread's entries of the slices' lists
-// Longest list of the greatest logits: a top_k up to it needs no second look at the row. In other
-// rows with a filter, the kept tokens mostly are among the first kNucleusList.
+// Longest list of a slice's greatest logits: a top_k up to it needs no second look at the row. In
+// other rows with a filter, the kept tokens mostly are among the first kNucleusList of each slice.
 constexpr int kMostListed = 128;
 constexpr int kNucleusList = 64;
 
-// The greatest logit and the lowest id that has it.
-struct Best {
-  float value;
-  int32_t id;
-};
-constexpr Best kNoBest = {kImpossible, INT32_MAX};
-
-struct BetterBest {
-  __device__ Best operator()(const Best& a, const Best& b) const {
-    if (a.value != b.value) return a.value > b.value ? a : b;
-    return a.id < b.id ? a : b;
-  }
-};
-
-// One slice of a row: ids [kSliceIds · i, kSliceIds · (i + 1)). Sums are of e^(logit - the slice's
-// greatest one).
-struct SlicePartial {
-  float raw_max;
-  float raw_sum;
+// Of one slice of a row, ids [kSliceIds · i, kSliceIds · (i + 1)): its greatest logit and the sum
+// of e^(logit - that one). Neither is set where the plan has no use for it.
+struct SliceSum {
   Best best;
   float sum;
-  Drawn drawn;
+};
+struct SlicePartial {
+  SliceSum raw;
+  SliceSum processed;
+  Candidate drawn;
 };
 
 struct SampleArguments {
@@ -66,12 +54,12 @@ struct SampleArguments {
 struct RowPlan {
   float temperature;  // 1 where greedy
   bool greedy;
-  int32_t top_k;  // 0: all
   bool filters;
-  bool draws;      // among all tokens; a row with a short top_k draws from its list alone
-  bool sums;       // of the processed logits
-  bool raw_sums;   // of the model's own
-  int32_t listed;  // greatest processed logits that are wanted of each slice
+  bool short_top_k;  // draws among the merged lists alone, else among all tokens
+  bool sums;         // of the processed logits
+  bool raw_sums;     // of the model's own
+  int32_t top_k;     // 0: all
+  int32_t listed;    // greatest processed logits that are wanted of each slice
   int32_t raw_listed;
 
   __device__ RowPlan(const SamplingRow& row, const SampleArguments& arguments) {
@@ -79,18 +67,22 @@ struct RowPlan {
     temperature = greedy ? 1 : row.temperature;
     top_k = row.top_k > 0 && row.top_k < arguments.logits.vocab ? row.top_k : 0;
     filters = !greedy && (top_k > 0 || row.top_p < 1 || row.min_p > 0);
-    const bool short_top_k = top_k > 0 && top_k <= arguments.list_capacity;
-    draws = !greedy && !(filters && short_top_k);
+    short_top_k = filters && top_k > 0 && top_k <= arguments.list_capacity;
     const bool processed = row.num_logprobs >= 0 && row.processed_logprobs;
     raw_sums = row.num_logprobs >= 0 && !row.processed_logprobs;
     sums = processed || (filters && row.top_p < 1 && top_k == 0);
-    const int32_t wanted = min(row.num_logprobs, kMaxTopLogprobs);
-    raw_listed = raw_sums ? max(wanted, 0) : 0;
-    listed = processed ? max(wanted, 0) : 0;
+    const int32_t wanted = max(min(row.num_logprobs, kMaxTopLogprobs), 0);
+    raw_listed = raw_sums ? wanted : 0;
+    listed = processed ? wanted : 0;
     if (filters) {
       listed = max(listed, short_top_k ? top_k : min(kNucleusList, arguments.list_capacity));
     }
   }
+
+  __device__ bool draws_from_all() const { return !greedy && !short_top_k; }
+  __device__ bool wants_best() const { return greedy || filters || sums; }
+  // Whether quotients by the temperature are needed of all logits, else of the best draws alone.
+  __device__ bool divides() const { return sums || listed > 0; }
 };
 
 }  // namespace caravan::cuda

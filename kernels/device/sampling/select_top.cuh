@@ -4,22 +4,39 @@
 #include <cstdint>
 
 #include "kernels/device/sampling/block_reduce.cuh"
+#include "kernels/device/sampling/float_key.cuh"
 
 namespace caravan::cuda {
 
-// Unsigned integers in the order of the floats; -0 as 0. No float but -NaN has key 0.
-__device__ inline uint32_t KeyOf(float value) {
-  const uint32_t bits = __float_as_uint(value + 0.0f);
-  return bits ^ (bits >> 31 != 0 ? 0xffffffffu : 0x80000000u);
-}
-__device__ inline float FloatOf(uint32_t key) {
-  return __uint_as_float(key ^ (key >> 31 != 0 ? 0x80000000u : 0xffffffffu));
-}
-constexpr uint32_t kKeyOfImpossible = 0x007fffffu;  // of -infinity
-
-// Greater values first, then lower ids: the greater rank key comes first.
-__device__ inline uint64_t RankKey(uint32_t key, int32_t id) {
-  return uint64_t{key} << 32 | ~static_cast<uint32_t>(id);
+// Of the k first of the block's values (by value, ties by lower id) the last one. REQUIRES: there
+// are k values above -infinity. Bit by bit, so that any values will do.
+template <int kThreads, int kItems, typename IdOf>
+__device__ void FindLast(const float (&values)[kItems], const IdOf& id_of, int k, float* last_value,
+                         int32_t* last_id) {
+  uint32_t key = 0;
+#pragma unroll 1
+  for (uint32_t bit = 0x80000000u; bit != 0; bit >>= 1) {
+    int count = 0;
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) count += KeyOf(values[i]) >= (key | bit);
+    if (ReduceBlock<kThreads>(count, 0, Sum()) >= k) key |= bit;
+  }
+  *last_value = FloatOf(key);
+  int before = 0;
+#pragma unroll
+  for (int i = 0; i < kItems; ++i) before += values[i] > *last_value;
+  before = ReduceBlock<kThreads>(before, 0, Sum());
+  int32_t id = 0;  // the greatest below which too few are
+#pragma unroll 1
+  for (int32_t bit = 0x40000000; bit != 0; bit >>= 1) {
+    int count = 0;
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+      count += values[i] == *last_value && id_of(i) < (id | bit);
+    }
+    if (before + ReduceBlock<kThreads>(count, 0, Sum()) < k) id |= bit;
+  }
+  *last_id = id;
 }
 
 // Calls emit(rank, value, id) from some thread for each of the k first of the block's values (by
@@ -41,35 +58,29 @@ __device__ int SelectTop(const float (&values)[kItems], const IdOf& id_of, int k
   for (int i = 0; i < kItems; ++i) top = max(top, KeyOf(values[i]));
   uint32_t least = 0;
   for (uint32_t bit = 0x80000000u; bit != 0; bit >>= 1) {
-    if (__syncthreads_count(top >= (least | bit)) >= k) least |= bit;
+    const int count = __syncthreads_count(top >= (least | bit));
+    if (count >= k) least |= bit;
+    if (count == k) break;  // lower bits would not tell more apart
   }
-  const auto collect = [&](uint64_t first) {  // those from rank key `first` on
+  float least_value = FloatOf(max(least, kKeyOfImpossible + 1));
+  int32_t last_id = INT32_MAX;  // of those that have the least value
+  const auto collect = [&] {
     if (threadIdx.x == 0) num = 0;
     __syncthreads();
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
-      const uint64_t key = RankKey(KeyOf(values[i]), id_of(i));
-      if (key < first) continue;
+      if (values[i] < least_value || (values[i] == least_value && id_of(i) > last_id)) continue;
       const int place = atomicAdd(&num, 1);
-      if (place < kListSize) list[place] = key;
+      if (place < kListSize) list[place] = RankKey(KeyOf(values[i]), id_of(i));
     }
     __syncthreads();
     return num;
   };
-  const uint32_t least_possible = max(least, kKeyOfImpossible + 1);
-  int n = collect(uint64_t{least_possible} << 32);
-  if (n > kMostRanked) {  // many equal values: search the k-th rank key itself
+  int n = collect();
+  if (n > kMostRanked) {  // many equal values
     __syncthreads();
-    uint64_t first = 0;
-    for (uint64_t bit = uint64_t{1} << 63; bit != 0; bit >>= 1) {
-      int count = 0;
-#pragma unroll
-      for (int i = 0; i < kItems; ++i) {
-        count += RankKey(KeyOf(values[i]), id_of(i)) >= (first | bit);
-      }
-      if (ReduceBlock<kThreads>(count, 0, Sum()) >= k) first |= bit;
-    }
-    n = collect(first);
+    FindLast<kThreads>(values, id_of, k, &least_value, &last_id);
+    n = collect();
   }
   for (int i = static_cast<int>(threadIdx.x); i < n; i += kThreads) {
     const uint64_t key = list[i];
