@@ -113,8 +113,10 @@ Cluster::Service Cluster::MakeWorker(int replica, int rank,
   worker.name = options_.replicas == 1 ? absl::StrCat("worker ", rank)
                                        : absl::StrCat("worker ", replica, ".", rank);
   worker.host = kLoopback;
-  worker.arguments = {options_.program_folder + "/caravan_worker", "--model=" + options_.model,
-                      "--model_name=" + options_.model_name, absl::StrCat("--rank=", rank),
+  worker.arguments = {options_.program_folder + "/caravan_worker",
+                      "--model=" + options_.model,
+                      "--model_name=" + options_.model_name,
+                      absl::StrCat("--rank=", rank),
                       absl::StrCat("--tensor_parallel=", options_.tensor_parallel),
                       absl::StrCat("--gpu=", replica * options_.tensor_parallel + rank)};
   if (rank > 0) worker.arguments.push_back("--leader_address=" + leader_address);

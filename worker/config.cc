@@ -25,8 +25,7 @@ ABSL_FLAG(double, gpu_memory_fraction, WorkerConfig{}.gpu_memory_fraction,
 ABSL_FLAG(int, gpu_memory_wait_ms, WorkerConfig{}.gpu_memory_wait_ms,
           "How long to wait at start for GPU memory that another process, perhaps a dying one, "
           "holds.");
-ABSL_FLAG(bool, cuda_graphs, WorkerConfig{}.cuda_graphs,
-          "Replay decoding steps from CUDA graphs.");
+ABSL_FLAG(bool, cuda_graphs, WorkerConfig{}.cuda_graphs, "Replay decoding steps from CUDA graphs.");
 ABSL_FLAG(bool, batch_invariant, WorkerConfig{}.batch_invariant,
           "On CUDA: what a request yields does not depend on what else runs, bit for bit; slower. "
           "The CPU always does so.");

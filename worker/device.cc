@@ -36,23 +36,24 @@ absl::Status ChooseGpu(const std::vector<CudaDevice>& devices, const std::string
   }
   const auto count = static_cast<int>(devices.size());
   if (config->gpu < 0 && config->rank >= count) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "rank ", config->rank, " takes GPU ", config->rank, ", but ", count,
-        count == 1 ? " is" : " are", " visible: lower --tensor_parallel, or give --gpu where the "
-        "ranks are on several hosts"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("rank ", config->rank, " takes GPU ", config->rank, ", but ", count,
+                     count == 1 ? " is" : " are",
+                     " visible: lower --tensor_parallel, or give --gpu where the "
+                     "ranks are on several hosts"));
   }
   const int gpu = config->gpu < 0 ? config->rank : config->gpu;
   if (gpu >= count) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "--gpu is ", gpu, " for rank ", config->rank, "; ", count,
-        count == 1 ? " GPU is" : " GPUs are",
-        " visible (CUDA_VISIBLE_DEVICES?): each rank of each replica needs its own"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("--gpu is ", gpu, " for rank ", config->rank, "; ", count,
+                     count == 1 ? " GPU is" : " GPUs are",
+                     " visible (CUDA_VISIBLE_DEVICES?): each rank of each replica needs its own"));
   }
   const CudaDevice& device = devices[static_cast<size_t>(gpu)];
   if (!HasCodeFor(device.compute_capability)) {
     return absl::FailedPreconditionError(
-        absl::StrCat(NoCodeFor(device), ": build with -DCARAVAN_CUDA_ARCHITECTURES=",
-                     device.compute_capability));
+        absl::StrCat(NoCodeFor(device),
+                     ": build with -DCARAVAN_CUDA_ARCHITECTURES=", device.compute_capability));
   }
   config->gpu = gpu;
   return absl::OkStatus();

@@ -143,8 +143,7 @@ absl::StatusOr<std::unique_ptr<LlamaRankRunner>> LoadRunner(const WorkerConfig& 
   const absl::Time start = absl::Now();
   ASSIGN_OR_RETURN(LlamaSource source, OpenLlama(options));
   const LlamaRunnerOptions runner_options = RunnerOptions(config, source);
-  RETURN_IF_ERROR(
-      AwaitGpuMemory(config, device, GpuMemoryNeeds(source, options, runner_options)));
+  RETURN_IF_ERROR(AwaitGpuMemory(config, device, GpuMemoryNeeds(source, options, runner_options)));
   ASSIGN_OR_RETURN(std::unique_ptr<LlamaModel> model, LoadLlama(std::move(source), options));
   const std::string fingerprint = model->fingerprint();
   const char* dtype = NameOf(model->dtype());

@@ -128,8 +128,8 @@ std::unique_ptr<CudaStream> CudaStream::Create(const CudaStreamOptions& options,
   return stream;
 }
 
-// Errors are passed over: where Create failed there may be no context, and at the end of the process
-// the driver may be gone before this.
+// Errors are passed over: where Create failed there may be no context, and at the end of the
+// process the driver may be gone before this.
 CudaStream::~CudaStream() {
   cudaSetDevice(device_.index);
   if (stream_ != nullptr) cudaStreamSynchronize(stream_);

@@ -32,7 +32,7 @@ struct FollowerOptions {
   std::function<uint64_t()> memory_bytes;          // resident, for the heartbeats
   std::string device_name;                         // as WorkerRank says it
   uint64_t device_total_bytes = 0;
-  std::function<uint64_t()> device_memory_bytes;   // in use, for the heartbeats
+  std::function<uint64_t()> device_memory_bytes;  // in use, for the heartbeats
 };
 
 // Dials the leader again for ever, whatever breaks; the weights stay loaded. Run's thread reads,

@@ -28,9 +28,7 @@ struct LeaderOptions {
   int tensor_parallel = 1;
   int gpu = -1;  // CUDA device of this rank; -1: it computes on the CPU
   std::string collectives = "auto";
-  // Share of the KV blocks that fit at first which is not used, since a rank that comes back may
-  // find a little less memory than it had.
-  double spare_blocks = 0;
+  double spare_blocks = 0;  // share of the KV blocks left unused: a rank may come back with fewer
   std::string build;                                // version; the followers' must be equal
   absl::Duration rank_timeout = absl::Seconds(1);   // silence after which a rank is lost
   absl::Duration form_timeout = absl::Seconds(20);  // of one attempt to form an epoch
