@@ -152,8 +152,11 @@ def test_a_factual_nucleus_decays_and_is_restored(triton, model):
     greedy_after = lambda first: int(reference.processed_logits(model, [*prompt, first], [], p).argmax())
     assert all(second == greedy_after(first) for first, second in pairs)
     firsts = [first for first, _ in pairs]
-    reset = max(set(firsts), key=firsts.count)
-    assert firsts.count(reset) >= 8
+    # Among those drawn often, the one after which the model is the least certain.
+    certainty = lambda first: reference.log_softmax(
+        reference.processed_logits(model, [*prompt, first], [], p)).max()
+    reset = min((first for first in set(firsts) if firsts.count(first) >= 6), key=certainty)
+    assert np.exp(certainty(reset)) < 0.8
     restored = ask(triton, prompt, p, **fixed, top_p_reset_ids=reset)["output_ids"][:, 0, len(prompt):].tolist()
     assert [pair for pair in restored if pair[0] != reset] == [pair for pair in pairs if pair[0] != reset]
     assert any(second != greedy_after(reset) for first, second in restored if first == reset)
