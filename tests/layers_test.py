@@ -44,7 +44,9 @@ LIBRARIES = {
                          "gateway/triton/grpc", "gateway", "cli"},
     "gloo/": {"worker/replica"},
     "prometheus/": {"common", "worker", "tokenizer_service", "gateway"},
-    "cuda": {"kernels", "worker/model"},
+    "cuda": {"kernels"},  # others reach devices through kernels/device/*.h
+    "cublas": {"kernels"},
+    "nccl": {"worker/replica"},
 }
 FOLDERS = sorted({path.split("/")[0] for path in ALLOWED})
 
