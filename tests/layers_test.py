@@ -24,7 +24,13 @@ ALLOWED = {
     "gateway": {"common", "proto"},
     "gateway/generation": {"common", "proto", "gateway"},
     "gateway/native": {"common", "proto", "gateway", "gateway/generation"},
-    "gateway/gateway.h": {"common", "gateway", "gateway/generation", "gateway/native"},  # the wiring
+    # What Triton's protocol says, as data; the server behind its doors; a door.
+    "gateway/triton/protocol": BASE | {"common/utf8.h", "proto", "gateway", "gateway/generation"},
+    "gateway/triton": {"common", "proto", "gateway", "gateway/generation", "gateway/triton/protocol"},
+    "gateway/triton/grpc": {"common", "proto", "gateway", "gateway/generation", "gateway/triton",
+                            "gateway/triton/protocol"},
+    "gateway/gateway.h": {"common", "gateway", "gateway/generation", "gateway/native", "gateway/triton",
+                          "gateway/triton/grpc"},  # the wiring
     "gateway/gateway.cc": {"common", "gateway", "gateway/gateway.h"},
     "gateway/main.cc": {"common", "gateway", "gateway/gateway.h"},
     "cli": {"common", "proto"},
@@ -34,9 +40,9 @@ LIBRARIES = {
     "spdlog/": {"common/log.cc"},
     "sentencepiece_": set(),  # docs/decisions/0013: its protobuf clashes with gRPC's
     "grpcpp/": {"common", "worker/replica", "worker", "tokenizer_service", "gateway/generation", "gateway/native",
-                "gateway", "cli"},
+                "gateway/triton/grpc", "gateway", "cli"},
     "google/protobuf/": {"worker/replica", "worker", "tokenizer_service", "gateway/generation", "gateway/native",
-                         "gateway", "cli"},
+                         "gateway/triton/grpc", "gateway", "cli"},
     "gloo/": {"worker/replica"},
     "prometheus/": {"common", "worker", "tokenizer_service", "gateway"},
     "cuda": {"kernels"},  # others reach devices through kernels/device/*.h
@@ -97,6 +103,9 @@ def test_includes_follow_the_arrows(folder):
     ("worker/model/llama.cc", "grpcpp/grpcpp.h"),
     ("worker/model/llama.cc", "common/server.h"),
     ("gateway/generation/request.cc", "gateway/native/service.h"),
+    ("gateway/triton/protocol/tensor.cc", "gateway/triton/inference_server.h"),
+    ("gateway/triton/inference_server.cc", "gateway/triton/grpc/service.h"),
+    ("gateway/triton/inference_server.cc", "grpcpp/grpcpp.h"),
     ("gateway/replica_pool.cc", "gateway/generation/generation.h"),
     ("gateway/main.cc", "worker/engine/engine.h"),
     ("common/server.cc", "caravan/v1/worker.pb.h"),
