@@ -30,19 +30,40 @@ struct OutputLimits {
   int slow_reader_timeout_ms = 30000;  // a request that ended but can't be written: stream broken
 };
 
+// The doors for clients of Triton Inference Server; gRPC's is on listen_address.
+struct TritonConfig {
+  bool enabled = true;
+  std::string model;          // the served model behind them; empty: the only one
+  bool decoupled = true;      // what ModelConfig reports; both kinds of calls work either way
+  int max_batch_size = 1024;  // rows of one request
+  // A stream's partial responses come at prompt and output lengths that this divides (the succeeded
+  // system's LLAMA_STREAM_CB_STEP).
+  int stream_interval = 5;
+  bool stop_on_tokenizer_eos = false;    // also where a request names an end_id of its own
+  bool explicit_model_control = false;   // models are loaded and unloaded by clients
+  std::vector<std::string> load_models;  // with explicit control: loaded at start; "*" = all
+  bool shared_memory = true;             // clients may register system shared memory
+  int max_pending_responses = 256;       // messages of one stream that wait for its client to read
+  // Reported, in ModelConfig of fastertransformer.
+  int tensor_parallel = 1;
+  std::string data_type = "fp16";
+  std::string checkpoint_path;
+};
+
 struct GatewayConfig {
-  std::string listen_address = "0.0.0.0:8001";   // gRPC: the native API, health, reflection
+  std::string listen_address = "0.0.0.0:8001";   // gRPC: native API, Triton's, health, reflection
   std::string metrics_address = "0.0.0.0:8002";  // http://…/metrics; empty: none
   std::vector<std::string> replicas;             // host:port of the leader (rank 0) of each
   std::vector<std::string> tokenizers;           // host:port of each
   std::string port_file;                         // "grpc=PORT\nmetrics=PORT\n", written atomically
-  int max_message_bytes = 16 << 20;  // of one received message; a larger one ends its own stream
+  int max_message_bytes = 64 << 20;  // of one received message; a larger one ends its own stream
   int tokenizer_timeout_ms =
       5000;                      // how long a request waits for a tokenizer that can't be reached
   int drain_timeout_ms = 30000;  // SIGTERM: time for requests in flight to finish
   int lameduck_ms = 0;  // SIGTERM: time during which new requests are still taken, not ready though
   AdmissionLimits admission;
   OutputLimits output;
+  TritonConfig triton;
 };
 
 // From flags; INVALID_ARGUMENT names the flag and the limit.

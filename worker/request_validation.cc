@@ -1,6 +1,6 @@
 #include "worker/request_validation.h"
 
-#include <cmath>
+#include <algorithm>
 #include <limits>
 
 #include "common/status.h"
@@ -16,6 +16,9 @@ constexpr int kMaxBiases = 1024;
 constexpr int kMaxBadWords = 1024;
 constexpr int kMaxBadWordTokens = 1024;
 constexpr int kMaxStopTokens = 1024;
+constexpr int kMaxStopSequences = 1024;
+constexpr int kMaxStopSequenceTokens = 1024;
+constexpr int64_t kMaxBeamOutput = 65536;  // tokens and their top log probabilities, in one burst
 
 absl::Status CheckNumber(const char* field, int64_t value, int64_t least, int64_t most) {
   if (value >= least && value <= most) return absl::OkStatus();
@@ -70,6 +73,19 @@ absl::Status CheckSampling(const v1::WorkerSampling& s, const SubmitLimits& limi
       CheckNumber("number of stop_token_ids", s.stop_token_ids_size(), 0, kMaxStopTokens));
   RETURN_IF_ERROR(CheckTokens("stop_token_ids", s.stop_token_ids(), limits.vocab_size));
   RETURN_IF_ERROR(
+      CheckNumber("number of stop_sequences", s.stop_sequences_size(), 0, kMaxStopSequences));
+  for (const v1::WorkerTokens& sequence : s.stop_sequences()) {
+    RETURN_IF_ERROR(CheckNumber("number of tokens of a stop sequence", sequence.ids_size(), 1,
+                                kMaxStopSequenceTokens));
+    RETURN_IF_ERROR(CheckTokens("stop_sequences", sequence.ids(), limits.vocab_size));
+  }
+  RETURN_IF_ERROR(CheckReal("top_p_decay", s.top_p_decay(), 0, 1));
+  RETURN_IF_ERROR(CheckReal("top_p_min", s.top_p_min(), 0, 1));
+  if (s.has_top_p_reset_id()) {
+    RETURN_IF_ERROR(CheckTokens(
+        "top_p_reset_id", std::initializer_list<int32_t>{s.top_p_reset_id()}, limits.vocab_size));
+  }
+  RETURN_IF_ERROR(
       CheckNumber("max_tokens", s.max_tokens(), 1, std::numeric_limits<int32_t>::max()));
   RETURN_IF_ERROR(CheckNumber("min_tokens", s.min_tokens(), 0, s.max_tokens()));
   return CheckNumber("num_logprobs", s.num_logprobs(), -1, kMaxLogprobs);
@@ -79,11 +95,32 @@ absl::Status CheckSeams(const v1::WorkerSubmit& submit) {
   const char* unknown = nullptr;
   if (!submit.response_format().empty()) unknown = "response_format";
   if (submit.logits_processors_size() > 0) unknown = "logits_processors";
-  if (submit.beam_width() > 1) unknown = "beam_width";
   if (!submit.resume_state().empty()) unknown = "resume_state";
   if (unknown == nullptr) return absl::OkStatus();
   return absl::UnimplementedError(
       absl::StrCat(unknown, " is set; this worker does not know it: leave it empty"));
+}
+
+absl::Status CheckBeams(const v1::WorkerSubmit& submit, const SubmitLimits& limits) {
+  if (submit.beam_width() <= 1) return absl::OkStatus();
+  RETURN_IF_ERROR(CheckNumber("beam_width", submit.beam_width(), 0,
+                              std::min(kMaxBeamWidth, limits.vocab_size)));
+  RETURN_IF_ERROR(CheckReal("length_penalty", submit.length_penalty(), -10, 10));
+  RETURN_IF_ERROR(CheckReal("beam_diversity_rate", submit.beam_diversity_rate(), -100, 100));
+  if (submit.num_samples() > 1) {
+    return absl::InvalidArgumentError(absl::StrCat("num_samples is ", submit.num_samples(),
+                                                   " and beam_width ", submit.beam_width(),
+                                                   "; they exclude each other"));
+  }
+  if (submit.num_resumed() > 0) {
+    return absl::InvalidArgumentError(absl::StrCat("beam_width is ", submit.beam_width(),
+                                                   "; a search can't be resumed, start it again"));
+  }
+  const v1::WorkerSampling& sampling = submit.sampling();
+  const int64_t tokens = std::min<int64_t>(sampling.max_tokens(), limits.max_context_tokens);
+  return CheckNumber("beam_width * max_tokens * (1 + num_logprobs)",
+                     submit.beam_width() * tokens * (1 + std::max(0, sampling.num_logprobs())), 0,
+                     kMaxBeamOutput);
 }
 
 absl::Status CheckModel(const v1::WorkerSubmit& submit, const SubmitLimits& limits) {
@@ -133,6 +170,7 @@ absl::StatusOr<Request> ValidateSubmit(const v1::WorkerSubmit& submit, const Sub
       CheckNumber("timeout_ms", submit.timeout_ms(), 0, std::numeric_limits<int64_t>::max()));
   if (!submit.has_sampling()) return absl::InvalidArgumentError("sampling is not set");
   RETURN_IF_ERROR(CheckSampling(submit.sampling(), limits));
+  RETURN_IF_ERROR(CheckBeams(submit, limits));
 
   Request request;
   request.request_id = submit.request_id();
@@ -140,6 +178,10 @@ absl::StatusOr<Request> ValidateSubmit(const v1::WorkerSubmit& submit, const Sub
   request.num_resumed = static_cast<int32_t>(submit.num_resumed());
   request.sampling = DecodeSampling(submit.sampling());
   request.num_samples = static_cast<int32_t>(submit.num_samples());
+  if (submit.beam_width() > 1) {
+    request.beams = {static_cast<int32_t>(submit.beam_width()), submit.length_penalty(),
+                     submit.beam_diversity_rate()};
+  }
   request.priority = submit.priority();
   if (submit.timeout_ms() > 0) request.deadline = now + absl::Milliseconds(submit.timeout_ms());
   request.cache_salt = submit.cache_salt();

@@ -124,6 +124,7 @@ void WorkerService::Deliver(const std::vector<TokenEvent>& events) {
       out->set_finish(FinishOf(event.finish));
       if (!event.status.ok()) SetStatus(event.status, out);
       out->set_cached_prompt_tokens(static_cast<uint32_t>(event.cached_prompt_tokens));
+      out->set_cumulative_logprob(event.cumulative_logprob);
     }
     active.num_tokens += event.tokens.size();
     if (event.finish == FinishReason::kNone || --active.unfinished > 0) continue;
@@ -264,7 +265,7 @@ absl::Status WorkerService::Submit(const std::shared_ptr<WorkerSession>& session
     active_[request.key] = {session,
                             submit.key(),
                             submit.attempt(),
-                            request.num_samples,
+                            request.num_sequences(),
                             request.sampling.num_logprobs,
                             submit.request_id(),
                             submit.traceparent()};

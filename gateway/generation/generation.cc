@@ -156,7 +156,7 @@ void Generation::StartSamples() {
   const RequestSpec& spec = request_.spec();
   context_.metrics->queue_seconds.Observe(SecondsSince(spec.arrival));
   context_.metrics->prompt_tokens.Increment(static_cast<double>(prompt_->token_ids.size()));
-  for (uint32_t i = 0; i < spec.num_samples; ++i) {
+  for (uint32_t i = 0; i < request_.num_sequences(); ++i) {
     samples_.push_back(std::make_unique<Sample>(static_cast<int>(i), &request_, context_.tokenizer,
                                                 static_cast<Sample::Owner*>(this)));
   }

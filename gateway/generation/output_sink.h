@@ -35,6 +35,7 @@ struct SampleEnd {
   int32_t stop_token_id = 0;
   int32_t generated_tokens = 0;
   int32_t cached_prompt_tokens = 0;
+  float cumulative_logprob = 0;  // of a beam: the sum over its tokens
 };
 
 struct StartedInfo {

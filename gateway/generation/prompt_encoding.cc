@@ -39,7 +39,15 @@ void SetWorkerSampling(const ValidatedRequest& request, const EncodedPrompt& pro
   out->set_max_tokens(static_cast<uint32_t>(prompt.max_tokens));
   const std::optional<uint32_t>& logprobs = request.spec().output.logprobs;
   out->set_num_logprobs(logprobs.has_value() ? static_cast<int32_t>(*logprobs) : -1);
+  out->set_processed_logprobs(request.spec().output.processed_logprobs);
   out->set_seed(request.seed());
+  out->set_top_p_decay(sampling.top_p_decay);
+  out->set_top_p_min(sampling.top_p_min);
+  if (sampling.top_p_reset_id.has_value()) out->set_top_p_reset_id(*sampling.top_p_reset_id);
+  out->set_penalize_prompt(sampling.penalize_prompt);
+  for (const std::vector<int32_t>& ids : stopping.stop_token_sequences) {
+    out->add_stop_sequences()->mutable_ids()->Assign(ids.begin(), ids.end());
+  }
 }
 
 }  // namespace
@@ -122,6 +130,9 @@ v1::WorkerSubmit MakeWorkerSubmit(const ValidatedRequest& request, const Encoded
   submit.set_num_resumed(static_cast<uint32_t>(spec.resume_token_ids.size()));
   SetWorkerSampling(request, prompt, vocabulary, submit.mutable_sampling());
   submit.set_num_samples(spec.num_samples);
+  submit.set_beam_width(spec.sampling.beam_width);
+  submit.set_length_penalty(spec.sampling.length_penalty);
+  submit.set_beam_diversity_rate(spec.sampling.beam_diversity_rate);
   submit.set_priority(spec.priority);
   submit.set_cache_salt(CacheSalt(spec));
   return submit;

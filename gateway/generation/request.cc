@@ -25,6 +25,10 @@ constexpr size_t kMaxStopStrings = 16;
 constexpr size_t kMaxStopStringBytes = 256;
 constexpr uint32_t kMaxTopLogprobs = 20;
 constexpr uint32_t kDefaultMaxTokens = 16;
+constexpr uint32_t kMaxBeamWidth = 16;
+constexpr uint64_t kMaxBeamOutput = 65536;  // tokens and their top log probabilities
+constexpr size_t kMaxStopSequences = 64;
+constexpr size_t kMaxStopSequenceTokens = 256;
 
 template <typename... Parts>
 absl::Status Invalid(const Parts&... parts) {
@@ -168,6 +172,43 @@ absl::Status CheckBadWords(const RequestSpec::Sampling& sampling, const ServedMo
   return absl::OkStatus();
 }
 
+absl::Status CheckTopPDecay(const RequestSpec::Sampling& sampling, const ServedModel& model) {
+  RETURN_IF_ERROR(CheckRangeOpenBelow("sampling.top_p_decay", sampling.top_p_decay, 1));
+  RETURN_IF_ERROR(CheckRangeOpenBelow("sampling.top_p_min", sampling.top_p_min, 1));
+  const int32_t reset_id = sampling.top_p_reset_id.value_or(0);
+  if (reset_id >= 0 && reset_id < model.vocabulary_size) return absl::OkStatus();
+  return Invalid("sampling.top_p_reset_id is ", reset_id, "; token ids of model '", model.name,
+                 "' are in [0, ", model.vocabulary_size, ")");
+}
+
+absl::Status CheckBeams(const RequestSpec& spec, const ServedModel& model) {
+  const RequestSpec::Sampling& sampling = spec.sampling;
+  const uint32_t most = std::min(kMaxBeamWidth, static_cast<uint32_t>(model.vocabulary_size));
+  if (sampling.beam_width > most) {
+    return Invalid("sampling.beam_width is ", sampling.beam_width, "; it must be in [0, ", most,
+                   "]");
+  }
+  RETURN_IF_ERROR(CheckRange("sampling.length_penalty", sampling.length_penalty, -10, 10));
+  RETURN_IF_ERROR(
+      CheckRange("sampling.beam_diversity_rate", sampling.beam_diversity_rate, -100, 100));
+  if (sampling.beam_width <= 1) return absl::OkStatus();
+  if (spec.num_samples > 1) {
+    return Invalid("num_samples is ", spec.num_samples, " and sampling.beam_width ",
+                   sampling.beam_width, "; they exclude each other");
+  }
+  if (!spec.resume_token_ids.empty()) {
+    return Invalid("resume_token_ids is set and sampling.beam_width is ", sampling.beam_width,
+                   "; a search can't be resumed, start it again");
+  }
+  const uint32_t max_tokens =
+      spec.stopping.max_tokens == 0 ? kDefaultMaxTokens : spec.stopping.max_tokens;
+  const uint64_t output =
+      uint64_t{sampling.beam_width} * max_tokens * (1 + spec.output.logprobs.value_or(0));
+  if (output <= kMaxBeamOutput) return absl::OkStatus();
+  return Invalid("sampling.beam_width * stopping.max_tokens * (1 + output.logprobs) is ", output,
+                 "; it must be at most ", kMaxBeamOutput);
+}
+
 absl::Status CheckSampling(const RequestSpec::Sampling& sampling, const ServedModel& model) {
   RETURN_IF_ERROR(CheckRange("sampling.temperature", sampling.temperature, 0, 100));
   if (sampling.top_k > static_cast<uint32_t>(model.vocabulary_size)) {
@@ -189,7 +230,21 @@ absl::Status CheckSampling(const RequestSpec::Sampling& sampling, const ServedMo
     RETURN_IF_ERROR(
         CheckRange(absl::StrCat("sampling.logit_bias[", id, "]").c_str(), bias, -100, 100));
   }
+  RETURN_IF_ERROR(CheckTopPDecay(sampling, model));
   return CheckBadWords(sampling, model);
+}
+
+absl::Status CheckStopSequences(const RequestSpec::Stopping& stopping, const ServedModel& model) {
+  RETURN_IF_ERROR(CheckCount("stopping.stop_token_sequences", stopping.stop_token_sequences.size(),
+                             kMaxStopSequences));
+  for (size_t i = 0; i < stopping.stop_token_sequences.size(); ++i) {
+    const std::string field = absl::StrCat("stopping.stop_token_sequences[", i, "]");
+    const std::vector<int32_t>& ids = stopping.stop_token_sequences[i];
+    if (ids.empty()) return Invalid(field, " is empty");
+    RETURN_IF_ERROR(CheckCount(field.c_str(), ids.size(), kMaxStopSequenceTokens));
+    RETURN_IF_ERROR(CheckTokenIds(field + ".ids", ids, model));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status CheckStopping(const RequestSpec& spec, const ServedModel& model) {
@@ -206,6 +261,7 @@ absl::Status CheckStopping(const RequestSpec& spec, const ServedModel& model) {
   RETURN_IF_ERROR(
       CheckCount("stopping.stop_token_ids", stopping.stop_token_ids.size(), kMaxStopTokens));
   RETURN_IF_ERROR(CheckTokenIds("stopping.stop_token_ids", stopping.stop_token_ids, model));
+  RETURN_IF_ERROR(CheckStopSequences(stopping, model));
   RETURN_IF_ERROR(
       CheckCount("stopping.stop_strings", stopping.stop_strings.size(), kMaxStopStrings));
   for (size_t i = 0; i < stopping.stop_strings.size(); ++i) {
@@ -259,6 +315,7 @@ absl::StatusOr<ValidatedRequest> ValidatedRequest::Make(RequestSpec spec,
   RETURN_IF_ERROR(CheckSampling(spec.sampling, *model));
   RETURN_IF_ERROR(CheckStopping(spec, *model));
   RETURN_IF_ERROR(CheckOutput(spec));
+  RETURN_IF_ERROR(CheckBeams(spec, *model));
   if (!spec.sampling.seed.has_value()) spec.sampling.seed = RandomId();
   if (spec.request_id.empty()) spec.request_id = MakeRequestId();
   return ValidatedRequest(std::move(spec), std::move(model));
@@ -280,6 +337,13 @@ absl::StatusOr<int32_t> ValidatedRequest::MaxTokensAfter(size_t prompt_tokens) c
   return Invalid("stopping.max_tokens is ", max_tokens, "; the prompt has ", prompt_tokens,
                  " tokens and the context of model '", model_->name, "' holds ", context,
                  ", so at most ", left, " can follow");
+}
+
+int32_t ValidatedRequest::burst_tokens() const {
+  if (!has_beams()) return 0;
+  const uint32_t max_tokens = spec_.stopping.max_tokens;
+  return static_cast<int32_t>(spec_.sampling.beam_width *
+                              (max_tokens == 0 ? kDefaultMaxTokens : max_tokens));
 }
 
 std::string MakeRequestId() { return absl::StrFormat("req-%016x", RandomId()); }

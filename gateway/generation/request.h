@@ -54,6 +54,13 @@ struct RequestSpec {
     std::vector<std::string> bad_words;
     std::vector<std::vector<int32_t>> bad_token_ids;
     std::optional<uint64_t> seed;  // set by validation where the client set none
+    uint32_t beam_width = 1;       // 0 and 1: none
+    float length_penalty = 0;
+    float beam_diversity_rate = 0;
+    float top_p_decay = 1;
+    float top_p_min = 1e-6F;
+    std::optional<int32_t> top_p_reset_id;
+    bool penalize_prompt = false;
   } sampling;
 
   struct Stopping {
@@ -63,6 +70,7 @@ struct RequestSpec {
     std::vector<std::string> stop_strings;
     bool include_stop = false;
     bool ignore_eos = false;
+    std::vector<std::vector<int32_t>> stop_token_sequences;
   } stopping;
 
   struct Output {
@@ -70,6 +78,7 @@ struct RequestSpec {
     bool echo_prompt = false;
     bool keep_special_tokens = false;
     bool no_text = false;
+    bool processed_logprobs = false;
   } output;
 };
 
@@ -85,6 +94,14 @@ class ValidatedRequest {
   const RequestSpec& spec() const { return spec_; }
   const ServedModel& model() const { return *model_; }
   uint64_t seed() const { return *spec_.sampling.seed; }
+  bool has_beams() const { return spec_.sampling.beam_width > 1; }
+  // Sequences that come out: samples or beams.
+  uint32_t num_sequences() const {
+    return has_beams() ? spec_.sampling.beam_width : spec_.num_samples;
+  }
+  // Beams come out in one burst, whose size is known here: tokens that a client must be given the
+  // time to read. 0 without beams.
+  int32_t burst_tokens() const;
 
   // Tokens to generate (resumed ones included) after a prompt of so many tokens; INVALID_ARGUMENT,
   // with both numbers, where prompt or output do not fit the model.

@@ -56,6 +56,7 @@ int Sample::OnEvent(const v1::WorkerTokenEvent& event) {
   if (event.cached_prompt_tokens() > 0) {
     cached_prompt_tokens_ = static_cast<int32_t>(event.cached_prompt_tokens());
   }
+  cumulative_logprob_ = event.cumulative_logprob();
   const RequestSpec& spec = request_->spec();
   int num_stale = 0;
   for (int i = 0; i < event.token_ids_size() && !ended_; ++i) {
@@ -200,6 +201,7 @@ void Sample::End(EndReason reason, std::string stop_string) {
   if (reason == EndReason::kStopToken) end.stop_token_id = worker_finish_->stop_token_id;
   end.generated_tokens = num_delivered_;
   end.cached_prompt_tokens = cached_prompt_tokens_;
+  end.cumulative_logprob = cumulative_logprob_;
   owner_->OnSampleEnded(std::move(end));
 }
 

@@ -80,6 +80,7 @@ class Sample : private DecodeListener {
   size_t resumed_undecoded_ = 0;
   int32_t num_delivered_ = 0;
   int32_t cached_prompt_tokens_ = 0;
+  float cumulative_logprob_ = 0;
   std::optional<WorkerFinish> worker_finish_;
   bool ended_ = false;
 };

@@ -51,7 +51,7 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateReactor::Start(
 
 void GenerateReactor::Begin(ValidatedRequest request, OutputView view) {
   view.vocabulary = native_->dispatcher->vocabulary();
-  buffer_.emplace(native_->limits, view, static_cast<int>(request.spec().num_samples));
+  buffer_.emplace(native_->limits, view, request);
   generation_ = native_->dispatcher->Begin(std::move(request), this);
   if (cancelled_) generation_->Cancel(absl::CancelledError("the client cancelled the call"));
 }

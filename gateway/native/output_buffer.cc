@@ -7,8 +7,27 @@
 
 namespace caravan {
 
-OutputBuffer::OutputBuffer(const OutputLimits& limits, OutputView view, int num_samples)
-    : limits_(limits), view_(std::move(view)), samples_(num_samples) {}
+namespace {
+
+constexpr int kMaxTextBytesOfToken = 64;  // commonly; the limits' own slack takes longer ones
+
+OutputLimits WithBurst(OutputLimits limits, const ValidatedRequest& request) {
+  const int tokens = request.burst_tokens();
+  const int top = static_cast<int>(request.spec().output.logprobs.value_or(0));
+  const int bytes_of_token = static_cast<int>(sizeof(OutputChunk)) + kMaxTextBytesOfToken +
+                             top * static_cast<int>(sizeof(OutputToken::top_logprobs[0]));
+  limits.max_buffered_tokens += tokens;
+  limits.max_buffered_bytes += tokens * bytes_of_token;
+  return limits;
+}
+
+}  // namespace
+
+OutputBuffer::OutputBuffer(const OutputLimits& limits, OutputView view,
+                           const ValidatedRequest& request)
+    : limits_(WithBurst(limits, request)),
+      view_(std::move(view)),
+      samples_(request.num_sequences()) {}
 
 size_t OutputBuffer::BytesOf(const OutputChunk& chunk) {
   return sizeof(OutputChunk) + chunk.text.size() +

@@ -18,7 +18,8 @@ namespace caravan {
 // Not thread-safe.
 class OutputBuffer {
  public:
-  OutputBuffer(const OutputLimits& limits, OutputView view, int num_samples);
+  // What beams bring in one burst is kept beside what `limits` allow.
+  OutputBuffer(const OutputLimits& limits, OutputView view, const ValidatedRequest& request);
 
   void Add(const StartedInfo& started);
   // RESOURCE_EXHAUSTED once more is buffered than the limits allow (the chunk is taken all the

@@ -127,8 +127,8 @@ void SessionReactor::HandleStart(ValidatedRequest request, OutputView view) {
   if (cancelled_) return;
   view.vocabulary = native_->dispatcher->vocabulary();
   const std::string& id = request.spec().request_id;
-  auto sink = std::make_unique<SessionRequestSink>(
-      this, id, OutputBuffer(native_->limits, view, static_cast<int>(request.spec().num_samples)));
+  auto sink =
+      std::make_unique<SessionRequestSink>(this, id, OutputBuffer(native_->limits, view, request));
   SessionRequestSink* added = sink.get();
   requests_.emplace(id, std::move(sink));
   added->generation_ = native_->dispatcher->Begin(std::move(request), added);

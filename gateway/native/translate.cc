@@ -57,6 +57,13 @@ RequestSpec::Sampling ToSampling(v1::SamplingParams* sampling) {
     out.bad_token_ids.push_back(ToVector(ids.ids()));
   }
   if (sampling->has_seed()) out.seed = sampling->seed();
+  out.beam_width = sampling->beam_width();
+  out.length_penalty = sampling->length_penalty();
+  out.beam_diversity_rate = sampling->beam_diversity_rate();
+  if (sampling->has_top_p_decay()) out.top_p_decay = sampling->top_p_decay();
+  if (sampling->has_top_p_min()) out.top_p_min = sampling->top_p_min();
+  if (sampling->has_top_p_reset_id()) out.top_p_reset_id = sampling->top_p_reset_id();
+  out.penalize_prompt = sampling->penalize_prompt();
   return out;
 }
 
@@ -68,6 +75,9 @@ RequestSpec::Stopping ToStopping(v1::StoppingParams* stopping) {
   out.stop_strings = TakeAll(stopping->mutable_stop_strings());
   out.include_stop = stopping->include_stop();
   out.ignore_eos = stopping->ignore_eos();
+  for (const v1::TokenIds& ids : stopping->stop_token_sequences()) {
+    out.stop_token_sequences.push_back(ToVector(ids.ids()));
+  }
   return out;
 }
 
@@ -77,6 +87,7 @@ RequestSpec::Output ToOutput(const v1::OutputOptions& output) {
   out.echo_prompt = output.echo_prompt();
   out.keep_special_tokens = output.keep_special_tokens();
   out.no_text = output.no_text();
+  out.processed_logprobs = output.processed_logprobs();
   return out;
 }
 
@@ -221,6 +232,7 @@ v1::Finished ToProto(const SampleEnd& end) {
   out.set_stop_token_id(end.stop_token_id);
   out.set_generated_tokens(static_cast<uint32_t>(end.generated_tokens));
   out.set_cached_prompt_tokens(static_cast<uint32_t>(end.cached_prompt_tokens));
+  out.set_cumulative_logprob(end.cumulative_logprob);
   out.set_code(static_cast<int>(end.status.code()));
   out.set_message(std::string(end.status.message()));
   return out;

@@ -128,6 +128,7 @@ Engine::Impl::Impl(const EngineOptions& options, ModelRunner* runner, EventSink 
 absl::Status Engine::Impl::Submit(Request request) {
   const int64_t length = static_cast<int64_t>(request.prompt.size());
   if (length == 0) return absl::InvalidArgumentError("the prompt is empty");
+  if (request.beams.width > 1) return absl::UnimplementedError("beam search is not there yet");
   if (length + 1 > limits_.max_context_tokens) {
     return absl::InvalidArgumentError(
         absl::StrCat("the prompt has ", length, " tokens, the model takes at most ",

@@ -40,7 +40,24 @@ struct SamplingParams {
   int32_t num_logprobs = -1;  // -1 none, 0 of the chosen token, k > 0 of the k best too
   bool processed_logprobs = false;  // see SamplingRow
   uint64_t seed = 0;
+  // Where top_k is 0 (Lee et al. 2022, arXiv:2206.04624): after n tokens that were generated since
+  // the last top_p_reset_id, or the first one, top_p is max(top_p · top_p_decay^n, top_p_min) for
+  // n > 0.
+  float top_p_decay = 1;  // (0, 1]
+  float top_p_min = 1e-6F;
+  int32_t top_p_reset_id = -1;   // -1: none
+  bool penalize_prompt = false;  // presence and frequency penalties count the prompt's tokens too
+  // End the sequence where its tokens, the prompt's included, end in one of them.
+  std::vector<std::vector<int32_t>> stop_sequences;
 };
+
+// Beam search in place of draws; see beam_search.h.
+struct BeamParams {
+  int32_t width = 1;  // [1, kMaxBeamWidth]; 1 = none
+  float length_penalty = 0;
+  float diversity_rate = 0;
+};
+constexpr int32_t kMaxBeamWidth = 16;
 
 // A request, immutable. `prompt` may end in tokens that an earlier attempt generated: the first
 // `num_resumed` tokens of the output are then its last ones, and count as output for penalties,
@@ -52,9 +69,14 @@ struct Request {
   int32_t num_resumed = 0;
   SamplingParams sampling;
   int32_t num_samples = 1;  // sequences generated from the one prompt, sharing its blocks
+  BeamParams beams;         // width > 1: num_samples is 1, num_resumed 0
   int32_t priority = 0;     // smaller is sooner
   absl::Time deadline = absl::InfiniteFuture();
   uint64_t cache_salt = 0;  // adapter, tenant, media: only requests of equal salt share blocks
+
+  // Sequences that its events tell of: samples, or beams (the best is sample_index 0). Each beam
+  // comes in one event, when the search has ended.
+  int32_t num_sequences() const { return beams.width > 1 ? beams.width : num_samples; }
 };
 
 enum class FinishReason : uint8_t {
@@ -84,6 +106,7 @@ struct TokenEvent {
   absl::Status status;  // not OK only with kError and kDeadline
   int32_t cached_prompt_tokens =
       0;  // on the first event of a sequence: prompt tokens that were found in the cache
+  float cumulative_logprob = 0;  // of a beam: the sum over its tokens
 };
 
 }  // namespace caravan

@@ -34,13 +34,19 @@ struct ReplacedBlock {
 };
 
 // `num_tokens` tokens of one slot, from absolute position `start_position`. The runner knows their
-// ids: from the slot's tokens, or because an earlier step (perhaps still running) sampled them.
+// ids: from the slot's tokens, or because an earlier step (perhaps still running) sampled them, or
+// from `token_ids`.
 struct SlotWork {
   int32_t slot = 0;
   int32_t start_position = 0;
   int32_t num_tokens = 0;
   bool sample =
       false;  // draw the token of position start_position + num_tokens from the last row's logits
+  // Chosen by the engine (beams): the ids of positions [start_position, start_position +
+  // token_ids.size()), at most num_tokens. They take the place of whatever the runner knows from
+  // start_position on, drawn tokens included; a later position is known only if it is drawn again.
+  // The engine gives them only once the slot's earlier steps are collected.
+  std::vector<int32_t> token_ids;
   std::vector<NewBlocks> new_blocks;
   std::vector<ReplacedBlock> replaced_blocks;
 };

@@ -1,6 +1,7 @@
 #include "worker/model/slot_state.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "common/status.h"
@@ -27,8 +28,9 @@ void SlotState::Setup(const SlotSetup& setup, int32_t vocab_size) {
   sampling_ = setup.sampling;
   if (!HasPenalties(sampling_)) return;
   counts_.assign(static_cast<size_t>(vocab_size), 0);
+  const int32_t first_counted = sampling_.penalize_prompt ? 0 : prompt_tokens_;
   for (size_t i = 0; i < tokens_.size(); ++i) {
-    if (static_cast<int32_t>(i) >= prompt_tokens_) {
+    if (static_cast<int32_t>(i) >= first_counted) {
       Count(tokens_[i], 1);
     } else if (tokens_[i] >= 0 && tokens_[i] < vocab_size_) {
       counts_[static_cast<size_t>(tokens_[i])] |= kInPrompt;
@@ -55,6 +57,7 @@ absl::Status SlotState::BeginWork(const SlotWork& work, int32_t num_blocks, int3
     }
     blocks_[index] = replaced.block;
   }
+  RETURN_IF_ERROR(ReplaceTokens(work));
   const int64_t end = int64_t{work.start_position} + work.num_tokens;
   if (work.start_position < 0 || work.num_tokens < 1 ||
       end > static_cast<int64_t>(tokens_.size())) {
@@ -65,6 +68,37 @@ absl::Status SlotState::BeginWork(const SlotWork& work, int32_t num_blocks, int3
     return wrong(end, " positions in ", blocks_.size(), " blocks of ", block_tokens);
   }
   return absl::OkStatus();
+}
+
+absl::Status SlotState::ReplaceTokens(const SlotWork& work) {
+  if (work.token_ids.empty()) return absl::OkStatus();
+  const auto wrong = [&](const auto&... what) {
+    return absl::InternalError(absl::StrCat("step plan, slot ", work.slot, ": ", what...));
+  };
+  if (work.start_position < prompt_tokens_ ||
+      work.start_position > static_cast<int64_t>(tokens_.size()) ||
+      static_cast<int64_t>(work.token_ids.size()) > work.num_tokens) {
+    return wrong(work.token_ids.size(), " token ids for ", work.num_tokens, " positions from ",
+                 work.start_position, ", behind ", tokens_.size(), " tokens of which ",
+                 prompt_tokens_, " are the prompt");
+  }
+  for (const int32_t id : work.token_ids) {
+    if (id < 0 || id >= vocab_size_) return wrong("token id ", id, " of ", vocab_size_);
+  }
+  int32_t position = work.start_position;
+  for (const int32_t id : work.token_ids) SetToken(position++, id);
+  return absl::OkStatus();
+}
+
+// n counts the generated tokens since the last reset token, or since the first one.
+float SlotState::TopP() const {
+  if (sampling_.top_p_decay == 1 || sampling_.top_k > 0) return sampling_.top_p;
+  const auto generated = std::span(tokens_).subspan(static_cast<size_t>(prompt_tokens_));
+  const auto reset = std::find(generated.rbegin(), generated.rend(), sampling_.top_p_reset_id);
+  const auto n = reset - generated.rbegin();
+  if (n == 0) return sampling_.top_p;
+  const double decayed = sampling_.top_p * std::pow(double{sampling_.top_p_decay}, n);
+  return std::max(static_cast<float>(decayed), sampling_.top_p_min);
 }
 
 SamplingRow SlotState::RowFor(int32_t position) {
@@ -85,7 +119,7 @@ SamplingRow SlotState::RowFor(int32_t position) {
   row.presence_penalty = sampling_.presence_penalty;
   row.temperature = sampling_.temperature;
   row.top_k = sampling_.top_k;
-  row.top_p = sampling_.top_p;
+  row.top_p = TopP();
   row.min_p = sampling_.min_p;
   row.seed = sampling_.seed;
   row.position = position;

@@ -20,7 +20,7 @@ class SlotState {
   void Release() { *this = SlotState(); }
   bool active() const { return active_; }
 
-  // Applies `work`'s blocks and checks that its positions have tokens and blocks.
+  // Applies `work`'s token ids and blocks and checks that its positions have tokens and blocks.
   absl::Status BeginWork(const SlotWork& work, int32_t num_blocks, int32_t block_tokens);
 
   std::span<const int32_t> tokens() const { return tokens_; }
@@ -35,6 +35,8 @@ class SlotState {
   void SetToken(int32_t position, int32_t token_id);
 
  private:
+  absl::Status ReplaceTokens(const SlotWork& work);
+  float TopP() const;
   void AddBadWords(std::span<const int32_t> history);
   void AddBias(int32_t token_id, float bias);
   void Count(int32_t token_id, int32_t change);

@@ -47,6 +47,9 @@ absl::StatusOr<SlotSetup> DecodeSetup(const v1::ReplicaSlotSetup& message,
     RETURN_IF_ERROR(CheckEach("setups.bad_words", word, limits.vocab_size));
   }
   RETURN_IF_ERROR(CheckEach("setups.stop_token_ids", sampling.stop_token_ids, limits.vocab_size));
+  for (const std::vector<int32_t>& sequence : sampling.stop_sequences) {
+    RETURN_IF_ERROR(CheckEach("setups.stop_sequences", sequence, limits.vocab_size));
+  }
   return setup;
 }
 
@@ -57,14 +60,15 @@ absl::StatusOr<SlotWork> DecodeWork(const v1::ReplicaSlotWork& message,
       CheckRange("work.start_position", message.start_position(), 0, limits.max_context_tokens));
   RETURN_IF_ERROR(CheckRange("work.num_tokens", message.num_tokens(), 1,
                              int64_t{limits.max_context_tokens} - message.start_position() + 1));
-  if (message.token_ids_size() > 0) {
-    return absl::UnimplementedError("step plan: work.token_ids is not known to this build");
-  }
+  RETURN_IF_ERROR(CheckRange("number of work.token_ids", message.token_ids_size(), 0,
+                             int64_t{message.num_tokens()} + 1));
+  RETURN_IF_ERROR(CheckEach("work.token_ids", message.token_ids(), limits.vocab_size));
   SlotWork work;
   work.slot = message.slot();
   work.start_position = message.start_position();
   work.num_tokens = message.num_tokens();
   work.sample = message.sample();
+  work.token_ids = ToVector(message.token_ids());
   for (const v1::ReplicaNewBlocks& added : message.new_blocks()) {
     RETURN_IF_ERROR(CheckRange("new_blocks.kv_group", added.kv_group(), 0, 1));
     RETURN_IF_ERROR(CheckEach("new_blocks.blocks", added.blocks(), limits.num_blocks));
@@ -103,6 +107,13 @@ void EncodeSampling(const SamplingParams& params, v1::WorkerSampling* out) {
   out->set_num_logprobs(params.num_logprobs);
   out->set_processed_logprobs(params.processed_logprobs);
   out->set_seed(params.seed);
+  out->set_top_p_decay(params.top_p_decay);
+  out->set_top_p_min(params.top_p_min);
+  if (params.top_p_reset_id >= 0) out->set_top_p_reset_id(params.top_p_reset_id);
+  out->set_penalize_prompt(params.penalize_prompt);
+  for (const std::vector<int32_t>& sequence : params.stop_sequences) {
+    out->add_stop_sequences()->mutable_ids()->Add(sequence.begin(), sequence.end());
+  }
 }
 
 SamplingParams DecodeSampling(const v1::WorkerSampling& message) {
@@ -128,6 +139,13 @@ SamplingParams DecodeSampling(const v1::WorkerSampling& message) {
   params.num_logprobs = message.num_logprobs();
   params.processed_logprobs = message.processed_logprobs();
   params.seed = message.seed();
+  if (message.top_p_decay() != 0) params.top_p_decay = message.top_p_decay();
+  if (message.top_p_min() != 0) params.top_p_min = message.top_p_min();
+  if (message.has_top_p_reset_id()) params.top_p_reset_id = message.top_p_reset_id();
+  params.penalize_prompt = message.penalize_prompt();
+  for (const v1::WorkerTokens& sequence : message.stop_sequences()) {
+    params.stop_sequences.push_back(ToVector(sequence.ids()));
+  }
   return params;
 }
 
@@ -155,6 +173,7 @@ void EncodeStepPlan(const StepPlan& plan, v1::ReplicaStep* out) {
     message->set_start_position(work.start_position);
     message->set_num_tokens(work.num_tokens);
     message->set_sample(work.sample);
+    message->mutable_token_ids()->Add(work.token_ids.begin(), work.token_ids.end());
     for (const NewBlocks& added : work.new_blocks) {
       v1::ReplicaNewBlocks* blocks = message->add_new_blocks();
       blocks->set_kv_group(added.kv_group);

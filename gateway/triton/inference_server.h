@@ -1,0 +1,112 @@
+// Triton Inference Server's API, whatever the front door: gRPC and HTTP translate into this, and
+// nothing else.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "gateway/config.h"
+#include "gateway/event_loop.h"
+#include "gateway/generation/dispatcher.h"
+#include "gateway/triton/inference.h"
+#include "gateway/triton/protocol/infer_message.h"
+#include "gateway/triton/protocol/model_catalog.h"
+#include "gateway/triton/settings.h"
+#include "gateway/triton/shared_memory.h"
+#include "gateway/triton/statistics.h"
+#include "gateway/triton/trace.h"
+
+namespace caravan {
+
+struct ServerMetadata {
+  std::string name;
+  std::string version;
+  std::vector<std::string> extensions;
+};
+
+struct ModelIndexEntry {
+  std::string name;
+  std::string version;
+  std::string state;  // READY, UNAVAILABLE, …
+  std::string reason;
+};
+
+// Loop thread only, but for what says "any thread"; constructed and destroyed on the loop. Errors
+// are Triton's, code and text.
+class InferenceServer {
+ public:
+  InferenceServer(EventLoop* loop, Dispatcher* dispatcher, GatewayMetrics* metrics,
+                  const TritonConfig& config);
+  ~InferenceServer();
+
+  bool Live() const { return true; }
+  // Every loaded model can answer: a replica is ready and a tokenizer was reached.
+  bool Ready() const;
+  // False also for a model or version that does not exist.
+  bool ModelReady(const std::string& name, const std::string& version) const;
+  ServerMetadata Metadata() const;  // any thread
+
+  // A model that is loaded. NOT_FOUND for an unknown model or version, and for one not loaded;
+  // INVALID_ARGUMENT for a version that is no number. The pointer lives as long as the server.
+  absl::StatusOr<const TritonModel*> FindModel(const std::string& name,
+                                               const std::string& version) const;
+  // All, loaded or not. Any thread.
+  const std::vector<TritonModel>& models() const { return models_; }
+
+  // Of one model, or of all that are loaded where the name is empty.
+  absl::StatusOr<std::vector<ModelStatistics>> Statistics(const std::string& name,
+                                                          const std::string& version) const;
+  // Of all models, loaded or not: for metrics. Any thread.
+  std::vector<ModelStatistics> AllStatistics() const;
+
+  // `repository` is one that the index names: the empty name is all there is (NOT_FOUND).
+  absl::StatusOr<std::vector<ModelIndexEntry>> RepositoryIndex(const std::string& repository,
+                                                               bool ready_only) const;
+  // UNAVAILABLE unless the control mode is explicit. Loading the ensemble loads its models too.
+  absl::Status LoadModel(const std::string& repository, const std::string& name);
+  absl::Status UnloadModel(const std::string& repository, const std::string& name,
+                           bool unload_dependents);
+
+  SharedMemoryRegistry& shared_memory() { return shared_memory_; }
+  // What every CUDA shared memory call answers. Any thread.
+  static absl::Status CudaSharedMemoryUnsupported();
+
+  // Changes what `changes` names and returns all. `model` empty: the settings of all models that
+  // have none of their own; NOT_FOUND for an unknown model.
+  absl::StatusOr<TraceSettingValues> UpdateTraceSettings(const std::string& model,
+                                                         const TraceSettingValues& changes);
+  absl::StatusOr<LogSettingValues> UpdateLogSettings(const LogSettingValues& changes);
+
+  // Begins a request. An error that is known at once is returned; later ones, and all responses,
+  // come through the inference. `sink` lives until it is told that the inference ended, or until
+  // the inference is cancelled or dropped; it is not called from inside Infer.
+  absl::StatusOr<std::shared_ptr<Inference>> Infer(InferRequest request, InferSink* sink);
+
+ private:
+  struct ModelState {
+    bool loaded = false;
+    std::unique_ptr<StatisticsCounter> statistics;
+  };
+
+  bool BackendReady() const;
+  const TritonModel* FindAny(const std::string& name) const;
+  absl::StatusOr<std::shared_ptr<Inference>> Begin(InferRequest request, InferSink* sink);
+
+  EventLoop* const loop_;
+  Dispatcher* const dispatcher_;
+  GatewayMetrics* const metrics_;
+  const TritonConfig config_;
+  const std::vector<TritonModel> models_;
+  std::map<std::string, ModelState> states_;  // by name; the keys never change
+  SharedMemoryRegistry shared_memory_;
+  TraceSettings trace_defaults_;
+  TraceSettings trace_settings_;
+  std::map<std::string, TraceSettings> model_trace_settings_;
+  TraceWriter trace_writer_;
+  LogSettings log_settings_;
+};
+
+}  // namespace caravan

@@ -1,0 +1,244 @@
+#include "gateway/triton/protocol/generation_parameters.h"
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/status.h"
+#include "gateway/triton/protocol/word_list.h"
+
+namespace caravan {
+namespace {
+
+// FasterTransformer's own limit.
+constexpr uint64_t kMaxTopK = 1024;
+// So many of the most probable tokens are known of each draw; beyond, log probabilities are of the
+// whole vocabulary.
+constexpr uint32_t kMaxRenormalized = 20;
+constexpr uint64_t kDefaultMaxTokens = 16;  // where a newer client names none
+
+class RowReader {
+ public:
+  RowReader(const CheckedRequest& request, const ServedModel& model,
+            const GenerationDefaults& defaults, int64_t row)
+      : request_(request), model_(model), defaults_(defaults), row_(row) {}
+
+  absl::StatusOr<RowParameters> Read() {
+    RETURN_IF_ERROR(ReadLength());
+    RETURN_IF_ERROR(ReadTemperatureAndPenalties());
+    RETURN_IF_ERROR(ReadSelection());
+    RETURN_IF_ERROR(ReadNucleusDecay());
+    RETURN_IF_ERROR(ReadEnds());
+    RETURN_IF_ERROR(ReadWords());
+    return std::move(out_);
+  }
+
+ private:
+  template <typename... Parts>
+  absl::Status Invalid(std::string_view tensor, const Parts&... parts) const {
+    return absl::InvalidArgumentError(
+        absl::StrCat(RequestIdPrefix(request_.request().id), tensor, " of row ", row_, parts...));
+  }
+
+  // Of two names of one thing, the one that was given.
+  std::string_view Named(std::string_view own, std::string_view newer) const {
+    return request_.Find(newer) != nullptr ? newer : own;
+  }
+
+  absl::Status ReadReal(std::string_view tensor, float least, float most, float* value) const {
+    const std::optional<float> given = request_.Scalar<float>(tensor, row_);
+    if (!given.has_value()) return absl::OkStatus();
+    if (!(*given >= least && *given <= most)) {  // NaN is out of every range
+      return Invalid(tensor, " is ", *given, "; it must be in [", least, ", ", most, "]");
+    }
+    *value = *given;
+    return absl::OkStatus();
+  }
+
+  absl::Status ReadLength() {
+    const bool text = request_.model().kind == TritonModelKind::kEnsemble;
+    std::string_view tensor = text ? "INPUT_1" : "request_output_len";
+    uint64_t length = kDefaultMaxTokens;
+    if (request_.uses_newer_names()) {
+      tensor = "max_tokens";
+      ASSIGN_OR_RETURN(const std::optional<uint64_t> given, request_.Unsigned(tensor, row_));
+      length = given.value_or(length);
+    } else {
+      const CheckedInput& input = *request_.Find(tensor);
+      const int64_t width = input.shape[1];
+      if (width < 1) return Invalid(tensor, " has no element");
+      length = ElementAt<uint32_t>(input.data, static_cast<size_t>(row_ * width));
+    }
+    const auto most = static_cast<uint64_t>(model_.max_context_tokens);
+    if (length < 1 || length > most) {
+      return Invalid(tensor, " is ", length, "; it must be in [1, ", most,
+                     "]: the model's context holds ", most, " tokens, prompt included");
+    }
+    out_.stopping.max_tokens = static_cast<uint32_t>(length);
+    ASSIGN_OR_RETURN(const std::optional<uint64_t> least,
+                     request_.Unsigned(Named("min_length", "min_tokens"), row_));
+    out_.stopping.min_tokens = static_cast<uint32_t>(std::min(least.value_or(0), length));
+    return absl::OkStatus();
+  }
+
+  absl::Status ReadTemperatureAndPenalties() {
+    RequestSpec::Sampling* sampling = &out_.sampling;
+    RETURN_IF_ERROR(ReadReal("temperature", 0, 100, &sampling->temperature));
+    RETURN_IF_ERROR(ReadReal("repetition_penalty", std::numeric_limits<float>::min(), 100,
+                             &sampling->repetition_penalty));
+    RETURN_IF_ERROR(ReadReal("presence_penalty", -100, 100, &sampling->presence_penalty));
+    RETURN_IF_ERROR(ReadReal("frequency_penalty", -100, 100, &sampling->frequency_penalty));
+    // No seed: 0, so that equal requests have equal answers.
+    sampling->seed = request_.Scalar<uint64_t>("random_seed", row_).value_or(0);
+    if (request_.Find("seed") == nullptr) return absl::OkStatus();
+    ASSIGN_OR_RETURN(const std::optional<uint64_t> seed, request_.Unsigned("seed", row_));
+    sampling->seed = *seed;
+    return absl::OkStatus();
+  }
+
+  absl::Status ReadSelection() {
+    const std::string_view p_name = Named("runtime_top_p", "top_p");
+    uint64_t k = request_.Scalar<uint32_t>("runtime_top_k", row_).value_or(0);
+    if (request_.Find("top_k") != nullptr) {
+      ASSIGN_OR_RETURN(const std::optional<uint64_t> given, request_.Unsigned("top_k", row_));
+      k = *given;
+    }
+    const std::optional<float> p_given = request_.Scalar<float>(p_name, row_);
+    if (p_given.has_value() && *p_given != *p_given) return Invalid(p_name, " is not a number");
+    const float p = std::clamp(p_given.value_or(0), 0.0F, 1.0F);
+    k = std::min({k, kMaxTopK, static_cast<uint64_t>(model_.vocabulary_size)});
+    if (k == 0 && p == 0) k = 1;
+    nucleus_ = k == 0;
+    out_.sampling.top_k = static_cast<uint32_t>(k);
+    out_.sampling.top_p = p == 0 ? 1 : p;
+    if (k <= kMaxRenormalized) out_.top_k_of_log_probs = static_cast<uint32_t>(k);
+    // The greedy path draws nothing; with a temperature, log probabilities are of its logits.
+    if (k == 1 && out_.sampling.temperature == 1) out_.sampling.temperature = 0;
+    return absl::OkStatus();
+  }
+
+  // Factual-nucleus sampling: only rows of the top-p kind have it.
+  absl::Status ReadNucleusDecay() {
+    const float decay = request_.Scalar<float>("top_p_decay", row_).value_or(1);
+    const bool decays = decay > 0 && decay < 1;
+    if (!nucleus_ || !decays) return absl::OkStatus();
+    return absl::UnimplementedError(
+        absl::StrCat(RequestIdPrefix(request_.request().id), "top_p_decay of row ", row_, " is ",
+                     decay, ": a decaying nucleus is not supported; leave it out or send 1"));
+  }
+
+  absl::Status ReadEnds() {
+    out_.start_id = request_.Scalar<uint32_t>("start_id", row_);
+    out_.end_id = request_.Scalar<uint32_t>("end_id", row_);
+    if (!out_.end_id.has_value()) return absl::OkStatus();
+    out_.stopping.ignore_eos = !defaults_.stop_on_tokenizer_eos;
+    if (*out_.end_id < static_cast<uint32_t>(model_.vocabulary_size)) {
+      out_.stopping.stop_token_ids.push_back(static_cast<int32_t>(*out_.end_id));
+    }
+    return absl::OkStatus();
+  }
+
+  // The words of a tensor of text: one line a row (element 0), or, of newer clients, a word an
+  // element.
+  absl::StatusOr<std::vector<std::string>> ReadWordTexts(const std::string& tensor,
+                                                         bool one_line) const {
+    const CheckedInput* input = request_.Find(tensor);
+    if (input == nullptr) return std::vector<std::string>();
+    const auto width = static_cast<size_t>(input->shape[1]);
+    const std::vector<std::string_view> texts = UnpackBytes(input->data);
+    const size_t first = static_cast<size_t>(row_) * width;
+    if (one_line && width > 0) {
+      return ParseWordLine(
+          absl::StrCat(RequestIdPrefix(request_.request().id), tensor, " of row ", row_),
+          texts[first]);
+    }
+    std::vector<std::string> words;
+    for (size_t i = 0; i < width; ++i) {
+      if (!texts[first + i].empty()) words.emplace_back(texts[first + i]);
+    }
+    return words;
+  }
+
+  absl::StatusOr<WordIds> ReadIds(const std::string& tensor) const {
+    const CheckedInput* input = request_.Find(tensor);
+    if (input == nullptr) return WordIds();
+    return ReadWordIds(tensor, *input, row_, model_.vocabulary_size);
+  }
+
+  absl::Status ReadWords() {
+    if (request_.model().kind == TritonModelKind::kFasterTransformer) {
+      ASSIGN_OR_RETURN(out_.sampling.bad_token_ids, ReadIds("bad_words_list"));
+      ASSIGN_OR_RETURN(out_.stopping.stop_token_sequences, ReadIds("stop_words_list"));
+      return absl::OkStatus();
+    }
+    const bool newer = request_.uses_newer_names();
+    ASSIGN_OR_RETURN(out_.sampling.bad_words,
+                     ReadWordTexts(newer ? "bad_words" : "INPUT_2", !newer));
+    ASSIGN_OR_RETURN(out_.stopping.stop_strings,
+                     ReadWordTexts(newer ? "stop_words" : "INPUT_3", !newer));
+    return absl::OkStatus();
+  }
+
+  const CheckedRequest& request_;
+  const ServedModel& model_;
+  const GenerationDefaults& defaults_;
+  const int64_t row_;
+  bool nucleus_ = false;
+  RowParameters out_;
+};
+
+absl::Status ReadBeams(const CheckedRequest& request, GenerationParameters* out) {
+  out->beam_width = std::max<uint32_t>(1, request.Scalar<uint32_t>("beam_width", 0).value_or(1));
+  if (out->beam_width == 1) return absl::OkStatus();
+  return absl::UnimplementedError(absl::StrCat(RequestIdPrefix(request.request().id),
+                                               "beam_width is ", out->beam_width,
+                                               ": beam search is not served yet; send 1"));
+}
+
+absl::Status ReadView(const CheckedRequest& request, const GenerationDefaults& defaults,
+                      GenerationParameters* out) {
+  const bool newer = request.uses_newer_names();
+  ASSIGN_OR_RETURN(const std::optional<bool> exclude, request.Flag(kExcludeInput));
+  ASSIGN_OR_RETURN(const std::optional<bool> delta, request.Flag(kStreamDelta));
+  const std::optional<bool> stream = request.Scalar<bool>("stream", 0);
+  out->exclude_input = exclude.value_or(newer);
+  out->partial = request.request().streaming && stream.value_or(true);
+  out->delta = out->partial && delta.value_or(newer);
+  out->stream_interval = out->delta ? 1 : defaults.stream_interval;
+  const auto interval = request.request().parameters.find(kStreamInterval);
+  if (interval == request.request().parameters.end()) return absl::OkStatus();
+  const auto* value = std::get_if<int64_t>(&interval->second);
+  if (value == nullptr || *value < 1 || *value > std::numeric_limits<int>::max()) {
+    return absl::InvalidArgumentError(absl::StrCat(RequestIdPrefix(request.request().id),
+                                                   "parameter '", kStreamInterval,
+                                                   "' must be an int64 of at least 1"));
+  }
+  out->stream_interval = static_cast<int>(*value);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<GenerationParameters> ReadGenerationParameters(const CheckedRequest& request,
+                                                              const ServedModel& model,
+                                                              const GenerationDefaults& defaults) {
+  if (request.Find("prompt_learning_task_name_ids") != nullptr) {
+    return absl::InternalError(absl::StrCat(
+        RequestIdPrefix(request.request().id),
+        "FasterTransformer execute failure: prompt_learning_type is prefix_prompt either "
+        "p_prompt_tuning when prompt_learning_task_name_ids are provided."));
+  }
+  GenerationParameters out;
+  RETURN_IF_ERROR(ReadBeams(request, &out));
+  RETURN_IF_ERROR(ReadView(request, defaults, &out));
+  out.return_log_probs = request.Scalar<bool>("is_return_log_probs", 0).value_or(false) ||
+                         request.Scalar<bool>("return_log_probs", 0).value_or(false);
+  for (int64_t row = 0; row < request.rows(); ++row) {
+    ASSIGN_OR_RETURN(RowParameters parameters, RowReader(request, model, defaults, row).Read());
+    out.rows.push_back(std::move(parameters));
+  }
+  return out;
+}
+
+}  // namespace caravan

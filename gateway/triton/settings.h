@@ -1,0 +1,52 @@
+// Trace and log settings, which clients may read and change while the gateway runs.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+namespace caravan {
+
+// By name, as TraceSetting has them: trace_file, trace_level (OFF, TIMESTAMPS, TENSORS), trace_rate
+// (one request in so many), trace_count (traces left, -1 = no limit), log_frequency (traces a file,
+// 0 = one file).
+using TraceSettingValues = std::map<std::string, std::vector<std::string>>;
+
+struct TraceSettings {
+  std::string file;
+  bool timestamps = false;
+  bool tensors = false;
+  uint32_t rate = 1000;
+  int64_t count = -1;
+  uint32_t log_frequency = 0;
+
+  bool enabled() const { return (timestamps || tensors) && !file.empty() && count != 0; }
+  TraceSettingValues ToValues() const;
+  // Values named in `changes`; an empty list of values takes `defaults`. INVALID_ARGUMENT names the
+  // setting and what it takes.
+  static absl::StatusOr<TraceSettings> Apply(const TraceSettingValues& changes,
+                                             const TraceSettings& defaults, TraceSettings current);
+};
+
+// By name, as LogSettings has them: log_file, log_info, log_warning, log_error, log_verbose_level,
+// log_format ("default", "ISO8601"). They act on the whole process' log.
+using LogSettingValue = std::variant<bool, uint32_t, std::string>;
+using LogSettingValues = std::map<std::string, LogSettingValue>;
+
+struct LogSettings {
+  std::string file;  // empty: standard error
+  bool info = true;
+  bool warning = true;
+  bool error = true;
+  uint32_t verbose_level = 0;
+  std::string format = "default";
+
+  LogSettingValues ToValues() const;
+  static absl::StatusOr<LogSettings> Apply(const LogSettingValues& changes, LogSettings current);
+};
+
+}  // namespace caravan

@@ -1,0 +1,60 @@
+// Traces of requests, as a JSON file in Triton's form: an array of objects, `id` joining them.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <fstream>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "gateway/triton/protocol/infer_message.h"
+#include "gateway/triton/settings.h"
+
+namespace caravan {
+
+// One request's trace; written when it is complete. Loop thread only.
+struct RequestTrace {
+  uint64_t id = 0;
+  std::string model_name;
+  std::string model_version;
+  std::string request_id;
+  TraceSettings settings;
+  // REQUEST_START, QUEUE_START, COMPUTE_START, COMPUTE_INPUT_END, COMPUTE_OUTPUT_START,
+  // COMPUTE_END, INFER_RESPONSE_COMPLETE, REQUEST_END.
+  std::vector<std::pair<const char*, std::chrono::steady_clock::time_point>> timestamps;
+  std::vector<std::string> tensors;  // JSON objects: activity and tensor
+
+  void Stamp(const char* name);
+  void AddTensor(const char* activity, const InferInput& input);
+  void AddTensor(const char* activity, const InferOutput& output);
+};
+
+// Loop thread only. Writing blocks for as long as the file system takes; tracing is for one request
+// in trace_rate.
+class TraceWriter {
+ public:
+  ~TraceWriter();
+
+  // A trace for this request, or nullptr: every trace_rate-th one of those with equal settings is
+  // traced, while `settings->count`, which it counts down, lasts.
+  std::shared_ptr<RequestTrace> Sample(TraceSettings* settings, uint64_t* requests_seen);
+  void Write(const RequestTrace& trace);
+
+ private:
+  struct File {
+    std::ofstream stream;
+    std::string name;
+    uint32_t traces = 0;  // in the file that is open
+    uint32_t index = 0;   // of the file, with log_frequency
+  };
+
+  void Close(File* file);
+
+  uint64_t next_id_ = 1;
+  std::map<std::string, std::unique_ptr<File>> files_;  // by trace_file
+};
+
+}  // namespace caravan
