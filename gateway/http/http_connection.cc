@@ -83,7 +83,7 @@ class HttpConnection::Exchange final : public HttpExchange,
     std::unique_lock<std::mutex> lock(mutex_);
     if (left_ || ended_) return absl::CancelledError("the client is gone");
     const auto limit = static_cast<size_t>(connection_->server_->options.max_stream_buffer_bytes);
-    if (waiting_bytes_ + piece.size() > limit) {
+    if (waiting_bytes_ > 0 && waiting_bytes_ + piece.size() > limit) {
       connection_->server_->metrics->slow_readers.Increment();
       return absl::ResourceExhaustedError(
           absl::StrCat("the client reads too slowly: ", waiting_bytes_,

@@ -1,0 +1,130 @@
+#include "gateway/triton/http/infer_call.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/status.h"
+#include "gateway/triton/http/generate_json.h"
+#include "gateway/triton/http/http_error.h"
+#include "gateway/triton/http/json_text.h"
+
+namespace caravan {
+namespace {
+
+std::string Event(std::string_view json) {
+  return absl::StrCat("data: ", std::string(json), "\n\n");
+}
+
+}  // namespace
+
+InferCall::InferCall(EventLoop* loop, InferenceServer* server,
+                     std::shared_ptr<HttpExchange> exchange, InferForm form, OutputForm output_form)
+    : loop_(loop),
+      server_(server),
+      exchange_(std::move(exchange)),
+      form_(form),
+      output_form_(std::move(output_form)) {}
+
+void InferCall::Start(InferRequest request) {
+  request.streaming = form_ == InferForm::kGenerateStream;
+  loop_->Post([self = shared_from_this(), request = std::move(request)]() mutable {
+    self->Begin(std::move(request));
+  });
+}
+
+void InferCall::Begin(InferRequest request) {
+  absl::StatusOr<std::shared_ptr<Inference>> inference = server_->Infer(std::move(request), this);
+  if (!inference.ok()) return exchange_->Respond(MakeErrorResponse(inference.status()));
+  inference_ = *std::move(inference);
+  self_ = shared_from_this();
+  // These are told on the server's threads, and hold no more than the call.
+  exchange_->WhenGone([self = self_] { self->loop_->Post([self] { self->OnGone(); }); });
+  if (form_ == InferForm::kGenerateStream) {
+    exchange_->WhenDrained([self = self_] { self->loop_->Post([self] { self->OnDrained(); }); });
+  }
+  Advance();
+}
+
+void InferCall::OnInferReady() { Advance(); }
+
+void InferCall::Advance() {
+  if (inference_ == nullptr || writing_ || done_) return;
+  if (form_ == InferForm::kGenerateStream) {
+    // An empty last response tells a client of gRPC that the stream is at its end; here the stream
+    // ends.
+    while (inference_->HasNext()) {
+      InferResponse response = inference_->Next();
+      if (!response.outputs.empty()) return AnswerEvent(std::move(response));
+    }
+  } else if (inference_->HasNext()) {
+    Answer(inference_->Next());
+    return FinishLater();
+  }
+  if (!inference_->ended()) return;
+  if (!inference_->status().ok()) {
+    Fail(inference_->status());
+  } else if (streaming_) {
+    exchange_->EndStream("");
+  } else {
+    Fail(absl::InternalError("the model made no response"));
+  }
+  FinishLater();
+}
+
+void InferCall::Answer(InferResponse response) {
+  exchange_->Post([self = shared_from_this(), response = std::move(response)] {
+    absl::StatusOr<HttpResponse> answer = HttpResponse();
+    if (self->form_ == InferForm::kInfer) {
+      answer = WriteInfer(response, self->output_form_);
+    } else if (const auto json = WriteGenerate(response); json.ok()) {
+      answer->content_type = "application/json";
+      answer->body = ToText(*json);
+    } else {
+      answer = json.status();
+    }
+    self->exchange_->Respond(answer.ok() ? *std::move(answer) : MakeErrorResponse(answer.status()));
+  });
+}
+
+void InferCall::AnswerEvent(InferResponse response) {
+  writing_ = true;
+  if (!std::exchange(streaming_, true)) {
+    HttpResponse head;
+    head.content_type = "text/event-stream; charset=utf-8";
+    head.headers.push_back({"Cache-Control", "no-cache"});
+    exchange_->BeginStream(std::move(head));
+  }
+  exchange_->Post([self = shared_from_this(), response = std::move(response)] {
+    const auto json = WriteGenerate(response);
+    const std::string text =
+        json.ok() ? ToText(*json) : ErrorJson(std::string(json.status().message()));
+    // Refused only where the client is gone, which WhenGone tells.
+    self->exchange_->Write(Event(text)).IgnoreError();
+  });
+}
+
+void InferCall::Fail(const absl::Status& status) {
+  if (!streaming_) return exchange_->Respond(MakeErrorResponse(status));
+  exchange_->EndStream(Event(ErrorJson(std::string(status.message()))));
+}
+
+void InferCall::OnDrained() {
+  writing_ = false;
+  Advance();
+}
+
+void InferCall::OnGone() {
+  if (inference_ != nullptr && !done_) inference_->Cancel();
+  FinishLater();
+}
+
+// The inference may be the caller, so it is let go of when it has returned.
+void InferCall::FinishLater() {
+  if (std::exchange(done_, true)) return;
+  loop_->Post([self = shared_from_this()] {
+    self->inference_ = nullptr;
+    self->self_ = nullptr;
+  });
+}
+
+}  // namespace caravan
