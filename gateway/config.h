@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "gateway/http/http_options.h"
 
 namespace caravan {
 
@@ -51,11 +52,12 @@ struct TritonConfig {
 };
 
 struct GatewayConfig {
-  std::string listen_address = "0.0.0.0:8001";   // gRPC: native API, Triton's, health, reflection
+  std::string listen_address = "0.0.0.0:8001";  // gRPC: native API, Triton's, health, reflection
+  HttpServerOptions http;  // Triton's API over HTTP; an empty listen_address: none
   std::string metrics_address = "0.0.0.0:8002";  // http://…/metrics; empty: none
   std::vector<std::string> replicas;             // host:port of the leader (rank 0) of each
   std::vector<std::string> tokenizers;           // host:port of each
-  std::string port_file;                         // "grpc=PORT\nmetrics=PORT\n", written atomically
+  std::string port_file;             // grpc=, http= and metrics=PORT lines, written atomically
   int max_message_bytes = 64 << 20;  // of one received message; a larger one ends its own stream
   int tokenizer_timeout_ms =
       5000;                      // how long a request waits for a tokenizer that can't be reached

@@ -15,10 +15,13 @@ absl::Status Run(ShutdownSignal* signal) {
   ASSIGN_OR_RETURN(const GatewayConfig config, LoadGatewayConfig());
   LogFlags();
   ASSIGN_OR_RETURN(const std::unique_ptr<Gateway> gateway, Gateway::Start(config));
-  LogInfo("listening", {{"port", gateway->port()}, {"metrics_port", gateway->metrics_port()}});
+  LogInfo("listening", {{"port", gateway->port()},
+                        {"http_port", gateway->http_port()},
+                        {"metrics_port", gateway->metrics_port()}});
   if (!config.port_file.empty()) {
-    RETURN_IF_ERROR(WritePortFile(
-        config.port_file, {{"grpc", gateway->port()}, {"metrics", gateway->metrics_port()}}));
+    RETURN_IF_ERROR(WritePortFile(config.port_file, {{"grpc", gateway->port()},
+                                                     {"http", gateway->http_port()},
+                                                     {"metrics", gateway->metrics_port()}}));
   }
   signal->Wait();
   signal->ExitOnNext();

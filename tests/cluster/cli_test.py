@@ -34,7 +34,7 @@ class Up:
         with self.log_path.open("wb") as log:
             self.popen = subprocess.Popen(
                 ["setpriv", "--pdeathsig", "KILL", str(CARAVAN), "up", f"--model={DEMO_MODEL}", "--gateway_port=0",
-                 "--metrics_port=0", *flags], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                 "--http_port=0", "--metrics_port=0", *flags], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 env=dict(os.environ, CARAVAN_STATE_FILE=str(self.state_file)))
         await_true(lambda: self.popen.poll() is not None or self.state_file.exists(), "the state file")
         assert self.popen.poll() is None, self.log
@@ -237,7 +237,7 @@ def test_a_second_up_leaves_the_first_where_the_commands_find_it(up, tmp_path):
     log_path = tmp_path / "second.log"
     with log_path.open("wb") as log, subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", str(CARAVAN), "up", f"--model={DEMO_MODEL}", "--gateway_port=0",
-             "--metrics_port=0"], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+             "--http_port=0", "--metrics_port=0"], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             env=dict(os.environ, CARAVAN_STATE_FILE=str(up.state_file))) as second:
         await_true(lambda: "another cluster" in log_path.read_text() or second.poll() is not None, "the second's note")
         assert f"process {up.popen.pid}" in log_path.read_text()

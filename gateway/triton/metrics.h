@@ -1,0 +1,22 @@
+// The nv_inference_* metrics of Triton Inference Server: names, labels and meaning are its own.
+#pragma once
+
+#include <prometheus/collectable.h>
+
+#include <vector>
+
+namespace caravan {
+
+class InferenceServer;
+
+// Made from the models' statistics when Prometheus asks. Any thread. `server` outlives it.
+class TritonMetrics : public prometheus::Collectable {
+ public:
+  explicit TritonMetrics(const InferenceServer* server) : server_(server) {}
+  std::vector<prometheus::MetricFamily> Collect() const override;
+
+ private:
+  const InferenceServer* const server_;
+};
+
+}  // namespace caravan
