@@ -12,6 +12,12 @@ using Json = nlohmann::json;
 
 constexpr size_t kMaxBriefBytes = 60;
 
+// What values cost beside the bytes that they were written with.
+constexpr int64_t kScalarBytes = 16;
+constexpr int64_t kStringBytes = 64;
+constexpr int64_t kContainerBytes = 96;
+constexpr int64_t kMemberBytes = 112;
+
 // Builds the value while it is parsed, so that a bomb ends at the bound and not in memory.
 class BoundedBuilder final : public nlohmann::json_sax<Json> {
  public:
@@ -24,13 +30,14 @@ class BoundedBuilder final : public nlohmann::json_sax<Json> {
   bool number_integer(number_integer_t value) override { return Add(value); }
   bool number_unsigned(number_unsigned_t value) override { return Add(value); }
   bool number_float(number_float_t value, const string_t& text) override { return Add(value); }
-  bool string(string_t& value) override { return Add(std::move(value)); }
+  bool string(string_t& value) override { return Charge(kStringBytes) && Add(std::move(value)); }
   bool binary(binary_t& value) override { return Fail("binary values are not JSON"); }
   bool start_object(std::size_t size) override { return Open(Json::object()); }
   bool start_array(std::size_t size) override { return Open(Json::array()); }
   bool end_object() override { return Close(); }
   bool end_array() override { return Close(); }
   bool key(string_t& name) override {
+    if (!Charge(kMemberBytes)) return false;
     const auto [member, is_new] = stack_.back()->emplace(name, nullptr);
     if (!is_new) return Fail(absl::StrCat("the name ", Brief(name), " occurs twice in an object"));
     member_ = &*member;
@@ -62,11 +69,15 @@ class BoundedBuilder final : public nlohmann::json_sax<Json> {
     return place;
   }
 
+  bool Charge(int64_t bytes) {
+    memory_bytes_ += bytes;
+    if (memory_bytes_ <= kMaxJsonMemoryBytes) return true;
+    return Fail(absl::StrCat("its values take more than ", kMaxJsonMemoryBytes,
+                             " bytes of memory, the limit; send large tensors as binary data"));
+  }
+
   bool Add(Json value) {
-    if (++num_values_ > kMaxJsonValues) {
-      return Fail(absl::StrCat("it has more than ", kMaxJsonValues,
-                               " values, the limit; send large tensors as binary data"));
-    }
+    if (!Charge(kScalarBytes)) return false;
     Place(std::move(value));
     return true;
   }
@@ -75,7 +86,7 @@ class BoundedBuilder final : public nlohmann::json_sax<Json> {
     if (stack_.size() >= kMaxJsonDepth) {
       return Fail(absl::StrCat("it nests more than ", kMaxJsonDepth, " levels deep"));
     }
-    if (++num_values_ > kMaxJsonValues) return Add(nullptr);
+    if (!Charge(kContainerBytes)) return false;
     stack_.push_back(Place(std::move(value)));
     return true;
   }
@@ -88,7 +99,7 @@ class BoundedBuilder final : public nlohmann::json_sax<Json> {
   Json* const root_;
   std::vector<Json*> stack_;  // the open arrays and objects; what is below the top does not move
   Json* member_ = nullptr;
-  int num_values_ = 0;
+  int64_t memory_bytes_ = 0;
   std::string error_;
 };
 

@@ -1,6 +1,7 @@
 // JSON from and to clients: read within bounds, written whatever the bytes.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -10,10 +11,10 @@
 namespace caravan {
 
 inline constexpr int kMaxJsonDepth = 64;
-inline constexpr int kMaxJsonValues = 8 << 20;  // some 16 bytes of memory each
+inline constexpr int64_t kMaxJsonMemoryBytes = 128 << 20;  // of the parsed form, about
 
 // One JSON object. INVALID_ARGUMENT says where `text` is not JSON, nests deeper than kMaxJsonDepth,
-// has more than kMaxJsonValues values, or an object with one name twice.
+// takes more than kMaxJsonMemoryBytes, or has an object with one name twice.
 absl::StatusOr<nlohmann::json> ParseJsonObject(std::string_view text);
 
 // Bytes that are not UTF-8 become U+FFFD.

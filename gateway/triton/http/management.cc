@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/status.h"
 #include "gateway/triton/http/http_error.h"
+#include "gateway/triton/http/infer_json.h"
 #include "gateway/triton/http/json_text.h"
 #include "gateway/triton/http/message_json.h"
 #include "gateway/triton/http/statistics_json.h"
@@ -129,14 +130,13 @@ absl::StatusOr<Json> ParametersOf(const Json& body) {
 }
 
 absl::Status LoadModel(const ManagementRequest& request, InferenceServer* server) {
-  ASSIGN_OR_RETURN(const Json parameters, ParametersOf(request.body));
-  for (const auto& [name, value] : parameters.items()) {
-    return absl::UnimplementedError(absl::StrCat(
-        "load parameter '", name.substr(0, 64),
-        "' is not supported: the models of this server have their configuration and files from its "
-        "operator"));
+  ASSIGN_OR_RETURN(const Json members, ParametersOf(request.body));
+  InferParameters parameters;
+  for (const auto& [name, value] : members.items()) {
+    ASSIGN_OR_RETURN(parameters[name],
+                     ParseParameter(absl::StrCat("parameter '", name.substr(0, 64), "'"), value));
   }
-  return server->LoadModel(request.route.repository, request.route.model);
+  return server->LoadModel(request.route.repository, request.route.model, parameters);
 }
 
 absl::Status UnloadModel(const ManagementRequest& request, InferenceServer* server) {
@@ -276,9 +276,13 @@ HttpResponse Manage(const ManagementRequest& request, InferenceServer* server) {
       server->shared_memory().Unregister(route.region);
       return Answer(absl::OkStatus());
     case Action::kCudaMemoryStatus:
+      if (route.region.empty()) return Answer(OrderedJson::array());
+      return Answer(absl::NotFoundError(
+          absl::StrCat("Unable to find cuda shared memory region: '", route.region, "'")));
     case Action::kCudaMemoryRegister:
-    case Action::kCudaMemoryUnregister:
       return Answer(InferenceServer::CudaSharedMemoryUnsupported());
+    case Action::kCudaMemoryUnregister:  // clients begin with it, to be sure that there is none
+      return Answer(absl::OkStatus());
     case Action::kTraceSetting:
       return Answer(TraceSettingJson(request, server));
     case Action::kLogging:

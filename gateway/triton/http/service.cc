@@ -114,7 +114,7 @@ void TritonHttpService::Infer(const Route& route, const std::shared_ptr<HttpExch
   }
   SetCall(route, exchange->request(), &parsed.request);
   exchange->request().body = std::string();
-  std::make_shared<InferCall>(loop_, server_, exchange, InferForm::kInfer, std::move(parsed.form))
+  std::make_shared<HttpInfer>(loop_, server_, exchange, InferForm::kInfer, std::move(parsed.form))
       ->Start(std::move(parsed.request));
 }
 
@@ -131,7 +131,7 @@ void TritonHttpService::Generate(const Route& route,
   exchange->request().body = std::string();
   const InferForm form =
       route.action == Action::kGenerate ? InferForm::kGenerate : InferForm::kGenerateStream;
-  std::make_shared<InferCall>(loop_, server_, exchange, form, OutputForm())
+  std::make_shared<HttpInfer>(loop_, server_, exchange, form, OutputForm())
       ->Start(std::move(request));
 }
 

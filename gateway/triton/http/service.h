@@ -7,7 +7,7 @@
 
 #include "gateway/event_loop.h"
 #include "gateway/http/http_exchange.h"
-#include "gateway/triton/http/infer_call.h"
+#include "gateway/triton/http/http_infer.h"
 #include "gateway/triton/http/routes.h"
 #include "gateway/triton/inference_server.h"
 

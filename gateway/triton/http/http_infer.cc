@@ -1,4 +1,4 @@
-#include "gateway/triton/http/infer_call.h"
+#include "gateway/triton/http/http_infer.h"
 
 #include <utility>
 
@@ -17,7 +17,7 @@ std::string Event(std::string_view json) {
 
 }  // namespace
 
-InferCall::InferCall(EventLoop* loop, InferenceServer* server,
+HttpInfer::HttpInfer(EventLoop* loop, InferenceServer* server,
                      std::shared_ptr<HttpExchange> exchange, InferForm form, OutputForm output_form)
     : loop_(loop),
       server_(server),
@@ -25,14 +25,14 @@ InferCall::InferCall(EventLoop* loop, InferenceServer* server,
       form_(form),
       output_form_(std::move(output_form)) {}
 
-void InferCall::Start(InferRequest request) {
+void HttpInfer::Start(InferRequest request) {
   request.streaming = form_ == InferForm::kGenerateStream;
   loop_->Post([self = shared_from_this(), request = std::move(request)]() mutable {
     self->Begin(std::move(request));
   });
 }
 
-void InferCall::Begin(InferRequest request) {
+void HttpInfer::Begin(InferRequest request) {
   absl::StatusOr<std::shared_ptr<Inference>> inference = server_->Infer(std::move(request), this);
   if (!inference.ok()) return exchange_->Respond(MakeErrorResponse(inference.status()));
   inference_ = *std::move(inference);
@@ -45,20 +45,22 @@ void InferCall::Begin(InferRequest request) {
   Advance();
 }
 
-void InferCall::OnInferReady() { Advance(); }
+void HttpInfer::OnInferReady() { Advance(); }
 
-void InferCall::Advance() {
-  if (inference_ == nullptr || writing_ || done_) return;
-  if (form_ == InferForm::kGenerateStream) {
-    // An empty last response tells a client of gRPC that the stream is at its end; here the stream
-    // ends.
-    while (inference_->HasNext()) {
-      InferResponse response = inference_->Next();
-      if (!response.outputs.empty()) return AnswerEvent(std::move(response));
+void HttpInfer::Advance() {
+  if (inference_ == nullptr || writing_) return;
+  while (inference_->HasNext()) {
+    absl::StatusOr<InferResponse> response = inference_->Next();
+    if (!response.ok()) {
+      Fail(response.status());
+      return Finish();
     }
-  } else if (inference_->HasNext()) {
-    Answer(inference_->Next());
-    return FinishLater();
+    if (form_ != InferForm::kGenerateStream) {
+      Answer(*std::move(response));
+      return Finish();
+    }
+    // An empty last response tells a client of gRPC that its stream is at the end; this one ends.
+    if (!response->outputs.empty()) return AnswerEvent(*std::move(response));
   }
   if (!inference_->ended()) return;
   if (!inference_->status().ok()) {
@@ -68,10 +70,10 @@ void InferCall::Advance() {
   } else {
     Fail(absl::InternalError("the model made no response"));
   }
-  FinishLater();
+  Finish();
 }
 
-void InferCall::Answer(InferResponse response) {
+void HttpInfer::Answer(InferResponse response) {
   exchange_->Post([self = shared_from_this(), response = std::move(response)] {
     absl::StatusOr<HttpResponse> answer = HttpResponse();
     if (self->form_ == InferForm::kInfer) {
@@ -86,7 +88,7 @@ void InferCall::Answer(InferResponse response) {
   });
 }
 
-void InferCall::AnswerEvent(InferResponse response) {
+void HttpInfer::AnswerEvent(InferResponse response) {
   writing_ = true;
   if (!std::exchange(streaming_, true)) {
     HttpResponse head;
@@ -103,28 +105,24 @@ void InferCall::AnswerEvent(InferResponse response) {
   });
 }
 
-void InferCall::Fail(const absl::Status& status) {
+void HttpInfer::Fail(const absl::Status& status) {
   if (!streaming_) return exchange_->Respond(MakeErrorResponse(status));
   exchange_->EndStream(Event(ErrorJson(std::string(status.message()))));
 }
 
-void InferCall::OnDrained() {
+void HttpInfer::OnDrained() {
   writing_ = false;
   Advance();
 }
 
-void InferCall::OnGone() {
-  if (inference_ != nullptr && !done_) inference_->Cancel();
-  FinishLater();
+void HttpInfer::OnGone() {
+  if (inference_ != nullptr) inference_->Cancel();
+  Finish();
 }
 
-// The inference may be the caller, so it is let go of when it has returned.
-void InferCall::FinishLater() {
-  if (std::exchange(done_, true)) return;
-  loop_->Post([self = shared_from_this()] {
-    self->inference_ = nullptr;
-    self->self_ = nullptr;
-  });
+void HttpInfer::Finish() {
+  inference_ = nullptr;
+  self_ = nullptr;  // may be the last to hold this
 }
 
 }  // namespace caravan

@@ -16,9 +16,9 @@ enum class InferForm : uint8_t { kInfer, kGenerate, kGenerateStream };
 // Its state is the loop's; the texts of answers are made on the exchange's thread. Of a stream one
 // event is on its way at a time: what the model makes meanwhile waits in the inference, which
 // bounds it. Keeps itself alive until the inference has ended or the client is gone.
-class InferCall : private InferSink, public std::enable_shared_from_this<InferCall> {
+class HttpInfer : private InferSink, public std::enable_shared_from_this<HttpInfer> {
  public:
-  InferCall(EventLoop* loop, InferenceServer* server, std::shared_ptr<HttpExchange> exchange,
+  HttpInfer(EventLoop* loop, InferenceServer* server, std::shared_ptr<HttpExchange> exchange,
             InferForm form, OutputForm output_form);
 
   // Any thread. The rest follows on the loop.
@@ -33,18 +33,17 @@ class InferCall : private InferSink, public std::enable_shared_from_this<InferCa
   void Fail(const absl::Status& status);
   void OnDrained();
   void OnGone();
-  void FinishLater();
+  void Finish();
 
   EventLoop* const loop_;
   InferenceServer* const server_;
   const std::shared_ptr<HttpExchange> exchange_;
   const InferForm form_;
   const OutputForm output_form_;
-  std::shared_ptr<InferCall> self_;  // while it is under way
+  std::shared_ptr<HttpInfer> self_;  // while it is under way
   std::shared_ptr<Inference> inference_;
   bool streaming_ = false;  // the head of the stream was sent
   bool writing_ = false;    // an event is on its way
-  bool done_ = false;       // answered in whole, or nobody is there
 };
 
 }  // namespace caravan
