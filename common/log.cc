@@ -3,6 +3,8 @@
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 
+#include <array>
+#include <atomic>
 #include <cstdio>
 #include <memory>
 
@@ -13,6 +15,8 @@ struct LogState {
   std::shared_ptr<spdlog::logger> logger = spdlog::stderr_logger_mt("caravan");
   std::string service = "caravan";
   bool json = false;
+  spdlog::level::level_enum level = spdlog::level::info;
+  std::array<std::atomic<bool>, 4> off{};  // by LogLevel
   LogState() { logger->set_pattern("%Y-%m-%dT%H:%M:%S.%e %^%L%$ %v"); }
 };
 
@@ -107,15 +111,25 @@ void InitLog(const LogOptions& options) {
   LogState& state = State();
   state.service = options.service;
   state.json = options.json;
-  state.logger->set_level(ToSpdlog(options.level));
+  state.level = ToSpdlog(options.level);
+  state.logger->set_level(state.level);
   state.logger->flush_on(spdlog::level::debug);
   if (options.json) {
     state.logger->set_pattern(R"({"time":"%Y-%m-%dT%H:%M:%S.%e","level":"%l",%v})");
   }
 }
 
+void SwitchLog(const LogSwitches& switches) {
+  LogState& state = State();
+  state.off[static_cast<size_t>(LogLevel::kInfo)] = !switches.info;
+  state.off[static_cast<size_t>(LogLevel::kWarning)] = !switches.warning;
+  state.off[static_cast<size_t>(LogLevel::kError)] = !switches.error;
+  state.logger->set_level(switches.debug ? spdlog::level::debug : state.level);
+}
+
 void Log(LogLevel level, std::string_view verb, std::initializer_list<LogField> fields) {
   const spdlog::level::level_enum spdlog_level = ToSpdlog(level);
+  if (State().off[static_cast<size_t>(level)]) return;
   if (!State().logger->should_log(spdlog_level)) return;
   State().logger->log(spdlog_level, "{}",
                       State().json ? JsonLine(verb, fields) : TextLine(verb, fields));

@@ -20,6 +20,15 @@ struct LogOptions {
 // Once, in main, before the first line. Lines go to standard error.
 void InitLog(const LogOptions& options);
 
+// Which lines are written from now on, whatever LogOptions::level says of them. Any thread.
+struct LogSwitches {
+  bool info = true;
+  bool warning = true;
+  bool error = true;
+  bool debug = false;  // false: as LogOptions::level has it
+};
+void SwitchLog(const LogSwitches& switches);
+
 // One key=value of a line; strings are quoted where they hold spaces, quotes or control characters.
 struct LogField {
   LogField(std::string_view key, std::string_view value) : key(key), value(value), quoted(true) {}

@@ -38,6 +38,36 @@ ABSL_FLAG(int, max_buffered_bytes, GatewayConfig{}.output.max_buffered_bytes,
           "Bytes kept for one request whose client reads slowly; beyond, the request ends.");
 ABSL_FLAG(int, slow_reader_timeout_ms, GatewayConfig{}.output.slow_reader_timeout_ms,
           "How long an ended request's output may wait for a client that reads nothing.");
+ABSL_FLAG(bool, triton, caravan::TritonConfig{}.enabled,
+          "Serve Triton Inference Server's API beside the native one.");
+ABSL_FLAG(std::string, triton_model, "",
+          "The served model behind Triton's ensemble and fastertransformer; empty: the only one.");
+ABSL_FLAG(bool, triton_decoupled, caravan::TritonConfig{}.decoupled,
+          "Whether ModelConfig says that these two answer more than once, and streams have partial "
+          "responses; unary calls are served either way.");
+ABSL_FLAG(int, triton_max_batch_size, caravan::TritonConfig{}.max_batch_size,
+          "Rows of one Triton request.");
+ABSL_FLAG(int, triton_stream_interval, caravan::TritonConfig{}.stream_interval,
+          "Partial responses come where prompt and output together have a multiple of so many "
+          "tokens (LLAMA_STREAM_CB_STEP of the succeeded system).");
+ABSL_FLAG(bool, triton_stop_on_tokenizer_eos, caravan::TritonConfig{}.stop_on_tokenizer_eos,
+          "The tokenizer's end-of-sequence token also ends requests that name another end_id.");
+ABSL_FLAG(std::string, triton_model_control_mode, "none",
+          "none: every model is loaded. explicit: clients load and unload them.");
+ABSL_FLAG(std::vector<std::string>, triton_load_models, {},
+          "With explicit control: models that are loaded at start, * = all.");
+ABSL_FLAG(bool, triton_shared_memory, caravan::TritonConfig{}.shared_memory,
+          "Clients may register system shared memory for inputs and outputs.");
+ABSL_FLAG(std::string, triton_trace_file, "",
+          "Where traces of requests are written once a client switches them on; empty: nowhere.");
+ABSL_FLAG(int, triton_max_stream_requests, caravan::TritonConfig{}.max_stream_requests,
+          "Unfinished requests of one Triton stream; more are not read before one has ended.");
+ABSL_FLAG(int, triton_tensor_parallel, caravan::TritonConfig{}.tensor_parallel,
+          "Reported as tensor_para_size in ModelConfig of fastertransformer.");
+ABSL_FLAG(std::string, triton_data_type, caravan::TritonConfig{}.data_type,
+          "Reported as data_type in ModelConfig of fastertransformer.");
+ABSL_FLAG(std::string, triton_checkpoint_path, "",
+          "Reported as model_checkpoint_path in ModelConfig of fastertransformer.");
 
 namespace caravan {
 namespace {
@@ -75,7 +105,34 @@ absl::Status Check(const GatewayConfig& config) {
   RETURN_IF_ERROR(CheckAtLeast("queue_timeout_ms", admission.queue_timeout_ms, 1));
   RETURN_IF_ERROR(CheckAtLeast("max_buffered_tokens", config.output.max_buffered_tokens, 1));
   RETURN_IF_ERROR(CheckAtLeast("max_buffered_bytes", config.output.max_buffered_bytes, 1024));
+  RETURN_IF_ERROR(CheckAtLeast("triton_max_batch_size", config.triton.max_batch_size, 1));
+  RETURN_IF_ERROR(CheckAtLeast("triton_stream_interval", config.triton.stream_interval, 1));
+  RETURN_IF_ERROR(CheckAtLeast("triton_max_stream_requests", config.triton.max_stream_requests, 1));
   return CheckAtLeast("slow_reader_timeout_ms", config.output.slow_reader_timeout_ms, 1);
+}
+
+absl::StatusOr<TritonConfig> LoadTritonConfig() {
+  TritonConfig config;
+  config.enabled = absl::GetFlag(FLAGS_triton);
+  config.model = absl::GetFlag(FLAGS_triton_model);
+  config.decoupled = absl::GetFlag(FLAGS_triton_decoupled);
+  config.max_batch_size = absl::GetFlag(FLAGS_triton_max_batch_size);
+  config.stream_interval = absl::GetFlag(FLAGS_triton_stream_interval);
+  config.stop_on_tokenizer_eos = absl::GetFlag(FLAGS_triton_stop_on_tokenizer_eos);
+  const std::string mode = absl::GetFlag(FLAGS_triton_model_control_mode);
+  if (mode != "none" && mode != "explicit") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--triton_model_control_mode is '", mode, "'; it must be none or explicit"));
+  }
+  config.explicit_model_control = mode == "explicit";
+  config.load_models = absl::GetFlag(FLAGS_triton_load_models);
+  config.shared_memory = absl::GetFlag(FLAGS_triton_shared_memory);
+  config.trace_file = absl::GetFlag(FLAGS_triton_trace_file);
+  config.max_stream_requests = absl::GetFlag(FLAGS_triton_max_stream_requests);
+  config.tensor_parallel = absl::GetFlag(FLAGS_triton_tensor_parallel);
+  config.data_type = absl::GetFlag(FLAGS_triton_data_type);
+  config.checkpoint_path = absl::GetFlag(FLAGS_triton_checkpoint_path);
+  return config;
 }
 
 }  // namespace
@@ -98,6 +155,7 @@ absl::StatusOr<GatewayConfig> LoadGatewayConfig() {
   config.output.max_buffered_tokens = absl::GetFlag(FLAGS_max_buffered_tokens);
   config.output.max_buffered_bytes = absl::GetFlag(FLAGS_max_buffered_bytes);
   config.output.slow_reader_timeout_ms = absl::GetFlag(FLAGS_slow_reader_timeout_ms);
+  ASSIGN_OR_RETURN(config.triton, LoadTritonConfig());
   RETURN_IF_ERROR(Check(config));
   return config;
 }

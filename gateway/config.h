@@ -44,7 +44,8 @@ struct TritonConfig {
   bool explicit_model_control = false;   // models are loaded and unloaded by clients
   std::vector<std::string> load_models;  // with explicit control: loaded at start; "*" = all
   bool shared_memory = true;             // clients may register system shared memory
-  int max_pending_responses = 256;       // messages of one stream that wait for its client to read
+  std::string trace_file;                // where traces go; empty: there can be none
+  int max_stream_requests = 1024;        // of one stream that have not ended; more are not read
   // Reported, in ModelConfig of fastertransformer.
   int tensor_parallel = 1;
   std::string data_type = "fp16";

@@ -14,6 +14,14 @@ Gateway::Gateway(const GatewayConfig& config) : config_(config), metrics_(regist
   loop_.Run([this] { dispatcher_ = std::make_unique<Dispatcher>(&loop_, config_, &metrics_); });
   native_ = std::make_unique<NativeService>(
       NativeContext{&loop_, dispatcher_.get(), &metrics_, config_.output});
+  if (!config.triton.enabled) return;
+  loop_.Run([this] {
+    inference_ =
+        std::make_unique<InferenceServer>(&loop_, dispatcher_.get(), &metrics_, config_.triton);
+  });
+  triton_ = std::make_unique<TritonGrpcService>(
+      &loop_, inference_.get(),
+      StreamLimits{config_.triton.max_stream_requests, config_.output.slow_reader_timeout_ms});
 }
 
 absl::StatusOr<std::unique_ptr<Gateway>> Gateway::Start(const GatewayConfig& config) {
@@ -25,7 +33,9 @@ absl::StatusOr<std::unique_ptr<Gateway>> Gateway::Start(const GatewayConfig& con
   GrpcServerOptions options;
   options.listen_address = config.listen_address;
   options.max_message_bytes = config.max_message_bytes;
-  ASSIGN_OR_RETURN(gateway->server_, GrpcServer::Start(options, {gateway->native_.get()}));
+  std::vector<grpc::Service*> services = {gateway->native_.get()};
+  if (gateway->triton_ != nullptr) services.push_back(gateway->triton_.get());
+  ASSIGN_OR_RETURN(gateway->server_, GrpcServer::Start(options, services));
   Gateway* started = gateway.get();
   gateway->loop_.Run([started] {
     started->dispatcher_->Start([started] {
@@ -43,7 +53,10 @@ Gateway::~Gateway() {
     // Calls that do not end by themselves (idle sessions, clients that do not read) are cancelled.
     server_->Shutdown(absl::Now() + absl::Milliseconds(200));
   }
-  loop_.Run([this] { dispatcher_ = nullptr; });
+  loop_.Run([this] {
+    inference_ = nullptr;
+    dispatcher_ = nullptr;
+  });
   loop_.Stop();
 }
 

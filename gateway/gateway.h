@@ -11,6 +11,8 @@
 #include "gateway/generation/dispatcher.h"
 #include "gateway/metrics.h"
 #include "gateway/native/service.h"
+#include "gateway/triton/grpc/service.h"
+#include "gateway/triton/inference_server.h"
 
 namespace caravan {
 
@@ -38,8 +40,10 @@ class Gateway {
   MetricsRegistry registry_;
   GatewayMetrics metrics_;
   EventLoop loop_;
-  std::unique_ptr<Dispatcher> dispatcher_;  // made and destroyed on the loop
+  std::unique_ptr<Dispatcher> dispatcher_;      // made and destroyed on the loop
+  std::unique_ptr<InferenceServer> inference_;  // like it; before it goes
   std::unique_ptr<NativeService> native_;
+  std::unique_ptr<TritonGrpcService> triton_;  // nullptr: not served
   std::unique_ptr<MetricsServer> metrics_server_;
   std::unique_ptr<GrpcServer> server_;
 };

@@ -14,7 +14,8 @@ namespace caravan {
 // What the tokenizer service says of its vocabulary.
 struct Vocabulary {
   int32_t size = 0;
-  bool adds_bos = false;  // prompts begin with the beginning-of-sequence token
+  bool adds_bos = false;      // prompts begin with the beginning-of-sequence token
+  int32_t bos_token_id = -1;  // -1: none
   std::vector<int32_t> eos_token_ids;
   absl::flat_hash_set<int32_t> special_token_ids;
   std::vector<std::string> tokens;  // the bytes of each inside a text

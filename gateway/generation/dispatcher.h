@@ -41,6 +41,8 @@ class Dispatcher {
   const std::shared_ptr<const Vocabulary>& vocabulary() const { return tokenizer_.vocabulary(); }
 
   ReplicaPool& replicas() { return replicas_; }
+  TokenizerClient& tokenizer() { return tokenizer_; }
+  bool draining() const { return draining_; }
   size_t num_requests() const { return generations_.size(); }
 
   // New requests are refused with UNAVAILABLE from now on; `on_idle` is called once, when none is

@@ -18,6 +18,7 @@ std::shared_ptr<const Vocabulary> MakeVocabulary(const v1::GetVocabularyResponse
   auto vocabulary = std::make_shared<Vocabulary>();
   vocabulary->size = static_cast<int32_t>(response.size());
   vocabulary->adds_bos = response.adds_bos();
+  vocabulary->bos_token_id = response.bos_token_id();
   vocabulary->eos_token_ids.assign(response.eos_token_ids().begin(),
                                    response.eos_token_ids().end());
   vocabulary->special_token_ids.insert(response.special_token_ids().begin(),

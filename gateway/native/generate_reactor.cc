@@ -5,7 +5,7 @@
 #include "common/log.h"
 #include "common/server.h"
 #include "common/status.h"
-#include "gateway/native/wire.h"
+#include "gateway/grpc_call.h"
 
 namespace caravan {
 namespace {

@@ -5,7 +5,7 @@
 #include "common/server.h"
 #include "common/status.h"
 #include "common/utf8.h"
-#include "gateway/native/wire.h"
+#include "gateway/grpc_call.h"
 
 namespace caravan {
 

@@ -4,7 +4,6 @@
 #include <map>
 #include <utility>
 
-#include "common/server.h"
 
 namespace caravan {
 namespace {
@@ -91,22 +90,6 @@ RequestSpec::Output ToOutput(const v1::OutputOptions& output) {
   return out;
 }
 
-std::chrono::steady_clock::time_point EarlierDeadline(
-    std::chrono::steady_clock::time_point arrival, uint32_t timeout_ms,
-    std::chrono::system_clock::time_point of_call) {
-  using Steady = std::chrono::steady_clock;
-  // A call without a deadline has one in the far future, which must not overflow.
-  constexpr auto kForever = std::chrono::hours(24 * 365);
-  const auto left = of_call - std::chrono::system_clock::now();
-  Steady::time_point deadline = left > kForever
-                                    ? Steady::time_point::max()
-                                    : arrival + std::chrono::duration_cast<Steady::duration>(left);
-  if (timeout_ms > 0) {
-    deadline = std::min(deadline, arrival + std::chrono::milliseconds(timeout_ms));
-  }
-  return deadline;
-}
-
 v1::Finished::Reason ToProto(EndReason reason) {
   switch (reason) {
     case EndReason::kStopToken:
@@ -148,16 +131,6 @@ void Fill(const ReplicaStatus& replica, v1::ReplicaInfo* out) {
 }
 
 }  // namespace
-
-CallInfo CallInfoOf(const grpc::CallbackServerContext& context) {
-  CallInfo call;
-  call.request_id = MetadataOf(context, kRequestIdKey);
-  call.traceparent = MetadataOf(context, kTraceparentKey);
-  call.client = context.peer();
-  call.client.resize(std::min(call.client.size(), call.client.rfind(':')));
-  call.deadline = context.deadline();
-  return call;
-}
 
 RequestSpec ToSpec(v1::GenerateRequest request, const CallInfo& call) {
   RequestSpec spec;

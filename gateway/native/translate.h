@@ -11,18 +11,10 @@
 #include "gateway/generation/decode_sequence.h"
 #include "gateway/generation/output_sink.h"
 #include "gateway/generation/request.h"
+#include "gateway/grpc_call.h"
 #include "gateway/replica_pool.h"
 
 namespace caravan {
-
-// What the call says of a request, beside its message.
-struct CallInfo {
-  std::string request_id;   // x-request-id
-  std::string traceparent;  // W3C trace context
-  std::string client;       // the peer's address, without its port
-  std::chrono::system_clock::time_point deadline;
-};
-CallInfo CallInfoOf(const grpc::CallbackServerContext& context);
 
 // Takes the message's texts. The id is the message's, else the call's; the deadline the earlier of
 // both.

@@ -3,16 +3,17 @@
 
 #include <memory>
 
-#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "gateway/triton/protocol/infer_message.h"
 
 namespace caravan {
 
-// Told when there is something to take. Called on the loop; may call Next from inside, not Cancel.
+// Told when there is something to take. Called on the loop, from a task of its own: everything may
+// be called from inside, and the inference dropped.
 class InferSink {
  public:
   virtual ~InferSink() = default;
-  // HasNext() is true or ended() is; called again after each change, maybe more often than needed.
+  // HasNext() or ended() is true; called again after each change, maybe more often than needed.
   virtual void OnInferReady() = 0;
 };
 
@@ -26,8 +27,9 @@ class Inference {
   // A response can be taken. Of a request that does not stream there is one, or an error.
   virtual bool HasNext() const = 0;
   // REQUIRES: HasNext(). The next one, in order; the last has triton_final_response true, where the
-  // request streams.
-  virtual InferResponse Next() = 0;
+  // request streams. An error (shared memory that can't be written) is how the request ends:
+  // status() says it from then on, and nothing more comes.
+  virtual absl::StatusOr<InferResponse> Next() = 0;
   // Nothing more will come but what HasNext() says; status() is how it ended.
   virtual bool ended() const = 0;
   // OK: complete. Else the responses (those taken and those left) are all there is.

@@ -11,6 +11,7 @@
 #include "gateway/config.h"
 #include "gateway/event_loop.h"
 #include "gateway/generation/dispatcher.h"
+#include "gateway/triton/infer_context.h"
 #include "gateway/triton/inference.h"
 #include "gateway/triton/protocol/infer_message.h"
 #include "gateway/triton/protocol/model_catalog.h"
@@ -53,6 +54,8 @@ class InferenceServer {
   // INVALID_ARGUMENT for a version that is no number. The pointer lives as long as the server.
   absl::StatusOr<const TritonModel*> FindModel(const std::string& name,
                                                const std::string& version) const;
+  // Streaming requests to this model have partial responses, and may be answered out of order.
+  bool AnswersMoreThanOnce(const std::string& name) const;
   // All, loaded or not. Any thread.
   const std::vector<TritonModel>& models() const { return models_; }
 
@@ -66,7 +69,9 @@ class InferenceServer {
   absl::StatusOr<std::vector<ModelIndexEntry>> RepositoryIndex(const std::string& repository,
                                                                bool ready_only) const;
   // UNAVAILABLE unless the control mode is explicit. Loading the ensemble loads its models too.
-  absl::Status LoadModel(const std::string& repository, const std::string& name);
+  // Load parameters (config, file:…) are UNIMPLEMENTED.
+  absl::Status LoadModel(const std::string& repository, const std::string& name,
+                         const InferParameters& parameters);
   absl::Status UnloadModel(const std::string& repository, const std::string& name,
                            bool unload_dependents);
 
@@ -90,23 +95,33 @@ class InferenceServer {
     bool loaded = false;
     std::unique_ptr<StatisticsCounter> statistics;
   };
+  struct TraceState {
+    TraceSettings settings;
+    uint64_t requests_seen = 0;
+  };
 
-  bool BackendReady() const;
+  // The model behind all of them; nullptr: none was reached, or it is not clear which.
+  std::shared_ptr<const ServedModel> served() const;
+  bool BackendReady(const TritonModel& model) const;
+  // The ensemble needs all of its models.
+  bool IsLoaded(const TritonModel& model) const;
   const TritonModel* FindAny(const std::string& name) const;
-  absl::StatusOr<std::shared_ptr<Inference>> Begin(InferRequest request, InferSink* sink);
+  absl::StatusOr<std::string> Read(const SharedMemoryUse& use) const;
+  absl::Status CheckControl(const std::string& repository) const;
+  std::shared_ptr<RequestTrace> SampleTrace(const CheckedRequest& request);
+  absl::StatusOr<std::shared_ptr<Inference>> Begin(InferCall call, InferSink* sink);
 
-  EventLoop* const loop_;
   Dispatcher* const dispatcher_;
-  GatewayMetrics* const metrics_;
   const TritonConfig config_;
   const std::vector<TritonModel> models_;
   std::map<std::string, ModelState> states_;  // by name; the keys never change
   SharedMemoryRegistry shared_memory_;
-  TraceSettings trace_defaults_;
-  TraceSettings trace_settings_;
-  std::map<std::string, TraceSettings> model_trace_settings_;
   TraceWriter trace_writer_;
+  TraceSettings trace_defaults_;
+  TraceState trace_;  // of models without settings of their own
+  std::map<std::string, TraceState> model_traces_;
   LogSettings log_settings_;
+  InferContext context_;
 };
 
 }  // namespace caravan

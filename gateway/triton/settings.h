@@ -13,7 +13,7 @@ namespace caravan {
 
 // By name, as TraceSetting has them: trace_file, trace_level (OFF, TIMESTAMPS, TENSORS), trace_rate
 // (one request in so many), trace_count (traces left, -1 = no limit), log_frequency (traces a file,
-// 0 = one file).
+// 0 = one file). Clients can't change trace_file: UNIMPLEMENTED.
 using TraceSettingValues = std::map<std::string, std::vector<std::string>>;
 
 struct TraceSettings {
@@ -33,12 +33,12 @@ struct TraceSettings {
 };
 
 // By name, as LogSettings has them: log_file, log_info, log_warning, log_error, log_verbose_level,
-// log_format ("default", "ISO8601"). They act on the whole process' log.
+// log_format ("default", "ISO8601", which are one here). They act on the whole process' log.
+// Clients can't change log_file: UNIMPLEMENTED.
 using LogSettingValue = std::variant<bool, uint32_t, std::string>;
 using LogSettingValues = std::map<std::string, LogSettingValue>;
 
 struct LogSettings {
-  std::string file;  // empty: standard error
   bool info = true;
   bool warning = true;
   bool error = true;

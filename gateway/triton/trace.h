@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "gateway/triton/protocol/infer_message.h"
+#include "gateway/triton/protocol/request_check.h"
 #include "gateway/triton/settings.h"
 
 namespace caravan {
@@ -28,7 +29,7 @@ struct RequestTrace {
   std::vector<std::string> tensors;  // JSON objects: activity and tensor
 
   void Stamp(const char* name);
-  void AddTensor(const char* activity, const InferInput& input);
+  void AddTensor(const char* activity, const std::string& name, const CheckedInput& input);
   void AddTensor(const char* activity, const InferOutput& output);
 };
 
@@ -47,8 +48,9 @@ class TraceWriter {
   struct File {
     std::ofstream stream;
     std::string name;
-    uint32_t traces = 0;  // in the file that is open
-    uint32_t index = 0;   // of the file, with log_frequency
+    uint32_t traces = 0;    // objects in the file that is open
+    uint32_t complete = 0;  // requests in it
+    uint32_t index = 0;     // of the file, with log_frequency
   };
 
   void Close(File* file);

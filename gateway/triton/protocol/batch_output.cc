@@ -77,19 +77,14 @@ InferOutput BatchOutput::TokenIds(const std::string& name, int32_t steps, int32_
   return output;
 }
 
-InferOutput BatchOutput::Text(const std::string& name, int32_t steps, bool first, bool flat) {
+InferOutput BatchOutput::Text(const std::string& name, int32_t steps, bool flat) {
   InferOutput output = Make(name, DataType::kBytes);
   if (flat) output.shape = {static_cast<int64_t>(sequences_.size())};
-  const bool with_prompt = !view_.exclude_input && (!view_.delta || first);
-  for (size_t i = 0; i < sequences_.size(); ++i) {
-    OutputSequence& sequence = sequences_[i];
+  for (OutputSequence& sequence : sequences_) {
     const size_t from = view_.delta ? sequence.text_sent : 0;
     const size_t end = std::max(from, TextEnd(sequence, steps));
     sequence.text_sent = end;
-    const std::string_view text = std::string_view(sequence.text).substr(from, end - from);
-    const std::string_view prompt = with_prompt ? std::string_view(RowOf(i).prompt_text) : "";
-    AppendElement(static_cast<uint32_t>(prompt.size() + text.size()), &output.data);
-    output.data.append(prompt).append(text);
+    AppendBytes(std::string_view(sequence.text).substr(from, end - from), &output.data);
   }
   return output;
 }

@@ -16,15 +16,14 @@ struct OutputSequence {
   std::vector<int32_t> token_ids;     // generated
   std::vector<float> log_probs;       // one a token, where asked for
   std::vector<double> cum_log_probs;  // their running sum, over the whole vocabulary
-  std::string text;                   // generated, whole characters
-  std::vector<uint32_t> text_ends;    // bytes of `text` after each token
-  size_t text_sent = 0;               // with delta: bytes in earlier responses
+  std::string text;                 // whole characters; begins with the prompt's where it is shown
+  std::vector<uint32_t> text_ends;  // bytes of `text` after each token
+  size_t text_sent = 0;             // with delta: bytes in earlier responses
   bool ended = false;
 };
 
 struct OutputRow {
   std::vector<int32_t> prompt;
-  std::string prompt_text;
   int32_t max_tokens = 0;
   uint32_t fill_id = 0;  // after the end
 };
@@ -57,7 +56,7 @@ class BatchOutput {
   // Tensors after `steps` steps; `since` is the steps of the response before, 0 for the first.
   InferOutput TokenIds(const std::string& name, int32_t steps, int32_t since, bool first) const;
   // Text for each sequence; with delta what earlier calls have not given. `flat`: one dimension.
-  InferOutput Text(const std::string& name, int32_t steps, bool first, bool flat);
+  InferOutput Text(const std::string& name, int32_t steps, bool flat);
   InferOutput SequenceLength(const std::string& name, int32_t steps) const;
   InferOutput CumLogProbs(const std::string& name, int32_t steps) const;
   InferOutput OutputLogProbs(const std::string& name, int32_t steps, int32_t since) const;

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/status.h"
+#include "common/utf8.h"
 #include "gateway/triton/protocol/word_list.h"
 
 namespace caravan {
@@ -16,6 +17,12 @@ constexpr uint64_t kMaxTopK = 1024;
 // So many of the most probable tokens are known of each draw; beyond, log probabilities are of the
 // whole vocabulary.
 constexpr uint32_t kMaxRenormalized = 20;
+constexpr uint64_t kMaxBeamWidth = 16;
+// Limits of the request behind it, told here in terms of the tensors.
+constexpr size_t kMaxStopStrings = 16;
+constexpr size_t kMaxStopStringBytes = 256;
+constexpr size_t kMaxStopSequences = 64;
+constexpr size_t kMaxBadWords = 256;
 constexpr uint64_t kDefaultMaxTokens = 16;  // where a newer client names none
 
 class RowReader {
@@ -36,17 +43,17 @@ class RowReader {
 
  private:
   template <typename... Parts>
-  absl::Status Invalid(std::string_view tensor, const Parts&... parts) const {
+  absl::Status Invalid(const std::string& tensor, const Parts&... parts) const {
     return absl::InvalidArgumentError(
         absl::StrCat(RequestIdPrefix(request_.request().id), tensor, " of row ", row_, parts...));
   }
 
   // Of two names of one thing, the one that was given.
-  std::string_view Named(std::string_view own, std::string_view newer) const {
+  std::string Named(const char* own, const char* newer) const {
     return request_.Find(newer) != nullptr ? newer : own;
   }
 
-  absl::Status ReadReal(std::string_view tensor, float least, float most, float* value) const {
+  absl::Status ReadReal(const std::string& tensor, float least, float most, float* value) const {
     const std::optional<float> given = request_.Scalar<float>(tensor, row_);
     if (!given.has_value()) return absl::OkStatus();
     if (!(*given >= least && *given <= most)) {  // NaN is out of every range
@@ -58,7 +65,7 @@ class RowReader {
 
   absl::Status ReadLength() {
     const bool text = request_.model().kind == TritonModelKind::kEnsemble;
-    std::string_view tensor = text ? "INPUT_1" : "request_output_len";
+    std::string tensor = text ? "INPUT_1" : "request_output_len";
     uint64_t length = kDefaultMaxTokens;
     if (request_.uses_newer_names()) {
       tensor = "max_tokens";
@@ -89,6 +96,13 @@ class RowReader {
                              &sampling->repetition_penalty));
     RETURN_IF_ERROR(ReadReal("presence_penalty", -100, 100, &sampling->presence_penalty));
     RETURN_IF_ERROR(ReadReal("frequency_penalty", -100, 100, &sampling->frequency_penalty));
+    RETURN_IF_ERROR(
+        ReadReal("beam_search_diversity_rate", -100, 100, &sampling->beam_diversity_rate));
+    RETURN_IF_ERROR(
+        ReadReal(Named("len_penalty", "length_penalty"), -10, 10, &sampling->length_penalty));
+    sampling->penalize_prompt = !request_.uses_newer_names();
+    ASSIGN_OR_RETURN(const std::optional<uint64_t> width, request_.Unsigned("beam_width", 0));
+    sampling->beam_width = static_cast<uint32_t>(width.value_or(1));
     // No seed: 0, so that equal requests have equal answers.
     sampling->seed = request_.Scalar<uint64_t>("random_seed", row_).value_or(0);
     if (request_.Find("seed") == nullptr) return absl::OkStatus();
@@ -98,7 +112,7 @@ class RowReader {
   }
 
   absl::Status ReadSelection() {
-    const std::string_view p_name = Named("runtime_top_p", "top_p");
+    const std::string p_name = Named("runtime_top_p", "top_p");
     uint64_t k = request_.Scalar<uint32_t>("runtime_top_k", row_).value_or(0);
     if (request_.Find("top_k") != nullptr) {
       ASSIGN_OR_RETURN(const std::optional<uint64_t> given, request_.Unsigned("top_k", row_));
@@ -112,20 +126,27 @@ class RowReader {
     nucleus_ = k == 0;
     out_.sampling.top_k = static_cast<uint32_t>(k);
     out_.sampling.top_p = p == 0 ? 1 : p;
+    if (out_.sampling.beam_width > 1) return absl::OkStatus();
     if (k <= kMaxRenormalized) out_.top_k_of_log_probs = static_cast<uint32_t>(k);
     // The greedy path draws nothing; with a temperature, log probabilities are of its logits.
     if (k == 1 && out_.sampling.temperature == 1) out_.sampling.temperature = 0;
     return absl::OkStatus();
   }
 
-  // Factual-nucleus sampling: only rows of the top-p kind have it.
+  // Factual-nucleus sampling: only rows of the top-p kind have it. Values outside (0, 1] are what
+  // FasterTransformer makes of them.
   absl::Status ReadNucleusDecay() {
+    if (!nucleus_) return absl::OkStatus();
+    const auto in_range = [](float value) { return value > 0 && value <= 1; };
     const float decay = request_.Scalar<float>("top_p_decay", row_).value_or(1);
-    const bool decays = decay > 0 && decay < 1;
-    if (!nucleus_ || !decays) return absl::OkStatus();
-    return absl::UnimplementedError(
-        absl::StrCat(RequestIdPrefix(request_.request().id), "top_p_decay of row ", row_, " is ",
-                     decay, ": a decaying nucleus is not supported; leave it out or send 1"));
+    const float least = request_.Scalar<float>("top_p_min", row_).value_or(1e-6F);
+    out_.sampling.top_p_decay = in_range(decay) ? decay : 1;
+    out_.sampling.top_p_min = in_range(least) ? least : 0.5F;
+    const std::optional<uint32_t> reset = request_.Scalar<uint32_t>("top_p_reset_ids", row_);
+    if (reset.has_value() && *reset < static_cast<uint32_t>(model_.vocabulary_size)) {
+      out_.sampling.top_p_reset_id = static_cast<int32_t>(*reset);
+    }
+    return absl::OkStatus();
   }
 
   absl::Status ReadEnds() {
@@ -166,18 +187,43 @@ class RowReader {
     return ReadWordIds(tensor, *input, row_, model_.vocabulary_size);
   }
 
+  absl::Status CheckCount(const std::string& tensor, size_t count, size_t most) const {
+    if (count <= most) return absl::OkStatus();
+    return Invalid(tensor, " has ", count, " words; at most ", most, " are allowed");
+  }
+
+  absl::Status CheckTexts(const std::string& tensor, const std::vector<std::string>& words) const {
+    for (const std::string& word : words) {
+      if (FindInvalidUtf8(word) != std::string::npos) {
+        return Invalid(tensor, " has a word that is not UTF-8");
+      }
+    }
+    return absl::OkStatus();
+  }
+
   absl::Status ReadWords() {
+    std::string bad = "bad_words_list";
+    std::string stop = "stop_words_list";
     if (request_.model().kind == TritonModelKind::kFasterTransformer) {
-      ASSIGN_OR_RETURN(out_.sampling.bad_token_ids, ReadIds("bad_words_list"));
-      ASSIGN_OR_RETURN(out_.stopping.stop_token_sequences, ReadIds("stop_words_list"));
-      return absl::OkStatus();
+      ASSIGN_OR_RETURN(out_.sampling.bad_token_ids, ReadIds(bad));
+      ASSIGN_OR_RETURN(out_.stopping.stop_token_sequences, ReadIds(stop));
+      RETURN_IF_ERROR(CheckCount(bad, out_.sampling.bad_token_ids.size(), kMaxBadWords));
+      return CheckCount(stop, out_.stopping.stop_token_sequences.size(), kMaxStopSequences);
     }
     const bool newer = request_.uses_newer_names();
-    ASSIGN_OR_RETURN(out_.sampling.bad_words,
-                     ReadWordTexts(newer ? "bad_words" : "INPUT_2", !newer));
-    ASSIGN_OR_RETURN(out_.stopping.stop_strings,
-                     ReadWordTexts(newer ? "stop_words" : "INPUT_3", !newer));
-    return absl::OkStatus();
+    bad = newer ? "bad_words" : "INPUT_2";
+    stop = newer ? "stop_words" : "INPUT_3";
+    ASSIGN_OR_RETURN(out_.sampling.bad_words, ReadWordTexts(bad, !newer));
+    ASSIGN_OR_RETURN(out_.stopping.stop_strings, ReadWordTexts(stop, !newer));
+    RETURN_IF_ERROR(CheckCount(bad, out_.sampling.bad_words.size(), kMaxBadWords));
+    RETURN_IF_ERROR(CheckCount(stop, out_.stopping.stop_strings.size(), kMaxStopStrings));
+    RETURN_IF_ERROR(CheckTexts(bad, out_.sampling.bad_words));
+    for (const std::string& word : out_.stopping.stop_strings) {
+      if (word.size() <= kMaxStopStringBytes) continue;
+      return Invalid(stop, " has a word of ", word.size(), " bytes; at most ", kMaxStopStringBytes,
+                     " are allowed");
+    }
+    return CheckTexts(stop, out_.stopping.stop_strings);
   }
 
   const CheckedRequest& request_;
@@ -188,12 +234,17 @@ class RowReader {
   RowParameters out_;
 };
 
-absl::Status ReadBeams(const CheckedRequest& request, GenerationParameters* out) {
-  out->beam_width = std::max<uint32_t>(1, request.Scalar<uint32_t>("beam_width", 0).value_or(1));
-  if (out->beam_width == 1) return absl::OkStatus();
-  return absl::UnimplementedError(absl::StrCat(RequestIdPrefix(request.request().id),
-                                               "beam_width is ", out->beam_width,
-                                               ": beam search is not served yet; send 1"));
+absl::Status ReadBeams(const CheckedRequest& request, const ServedModel& model,
+                       GenerationParameters* out) {
+  ASSIGN_OR_RETURN(const std::optional<uint64_t> width, request.Unsigned("beam_width", 0));
+  const uint64_t most = std::min<uint64_t>(kMaxBeamWidth, model.vocabulary_size);
+  if (width.value_or(1) > most) {
+    return absl::InvalidArgumentError(absl::StrCat(RequestIdPrefix(request.request().id),
+                                                   "beam_width is ", *width, "; it must be in [0, ",
+                                                   most, "]"));
+  }
+  out->beam_width = static_cast<uint32_t>(std::max<uint64_t>(1, width.value_or(1)));
+  return absl::OkStatus();
 }
 
 absl::Status ReadView(const CheckedRequest& request, const GenerationDefaults& defaults,
@@ -203,7 +254,7 @@ absl::Status ReadView(const CheckedRequest& request, const GenerationDefaults& d
   ASSIGN_OR_RETURN(const std::optional<bool> delta, request.Flag(kStreamDelta));
   const std::optional<bool> stream = request.Scalar<bool>("stream", 0);
   out->exclude_input = exclude.value_or(newer);
-  out->partial = request.request().streaming && stream.value_or(true);
+  out->partial = request.request().streaming && stream.value_or(defaults.decoupled);
   out->delta = out->partial && delta.value_or(newer);
   out->stream_interval = out->delta ? 1 : defaults.stream_interval;
   const auto interval = request.request().parameters.find(kStreamInterval);
@@ -230,7 +281,7 @@ absl::StatusOr<GenerationParameters> ReadGenerationParameters(const CheckedReque
         "p_prompt_tuning when prompt_learning_task_name_ids are provided."));
   }
   GenerationParameters out;
-  RETURN_IF_ERROR(ReadBeams(request, &out));
+  RETURN_IF_ERROR(ReadBeams(request, model, &out));
   RETURN_IF_ERROR(ReadView(request, defaults, &out));
   out.return_log_probs = request.Scalar<bool>("is_return_log_probs", 0).value_or(false) ||
                          request.Scalar<bool>("return_log_probs", 0).value_or(false);

@@ -39,6 +39,7 @@ struct GenerationParameters {
 struct GenerationDefaults {
   int stream_interval = 5;
   bool stop_on_tokenizer_eos = false;
+  bool decoupled = true;  // streams have partial responses unless a request says otherwise
 };
 
 // INVALID_ARGUMENT names the tensor, the row, the value and the limit; UNIMPLEMENTED what can't be

@@ -13,6 +13,7 @@ namespace caravan {
 namespace {
 
 constexpr size_t kMaxNameBytes = 1024;
+constexpr int64_t kMaxStrings = 1 << 20;  // in one tensor: each costs memory, even an empty one
 
 bool IsInteger(DataType type) {
   return type == DataType::kInt32 || type == DataType::kUint32 || type == DataType::kInt64 ||
@@ -52,7 +53,7 @@ const SharedMemoryUse* CheckedRequest::PlaceOf(std::string_view output) const {
   return &*found->second;
 }
 
-absl::StatusOr<std::optional<uint64_t>> CheckedRequest::Unsigned(std::string_view name,
+absl::StatusOr<std::optional<uint64_t>> CheckedRequest::Unsigned(const std::string& name,
                                                                  int64_t row) const {
   const CheckedInput* input = Find(name);
   if (input == nullptr) return std::nullopt;
@@ -174,7 +175,7 @@ class RequestChecker {
     }
     if (missing.empty()) return absl::OkStatus();
     const auto quote = [](std::string* out, std::string_view name) {
-      absl::StrAppend(out, "'", name, "'");
+      out->append("'").append(name).append("'");
     };
     return Invalid("expected number of inputs between ", num_required, " and ", num_all,
                    " but got ", given.size(), " inputs for model '", model_.name,
@@ -229,6 +230,10 @@ class RequestChecker {
     RETURN_IF_ERROR(CheckDataType(*input, spec, datatype));
     const absl::StatusOr<int64_t> count = NumElements(input->name, input->shape);
     if (!count.ok()) return WithId(count.status());
+    if (datatype == DataType::kBytes && *count > kMaxStrings) {
+      return Invalid("shape ", ToString(input->shape), " of '", input->name, "' has more than ",
+                     kMaxStrings, " strings");
+    }
     RETURN_IF_ERROR(CheckShape(spec, input));
     absl::StatusOr<std::optional<SharedMemoryUse>> place =
         SharedMemoryUseOf(input->name, input->parameters);

@@ -51,7 +51,7 @@ class CheckedRequest {
     }
   }
   // Of a tensor that takes any integer; INVALID_ARGUMENT below 0.
-  absl::StatusOr<std::optional<uint64_t>> Unsigned(std::string_view name, int64_t row) const;
+  absl::StatusOr<std::optional<uint64_t>> Unsigned(const std::string& name, int64_t row) const;
   // A boolean given as a tensor (row 0 rules) or as a request parameter; INVALID_ARGUMENT for a
   // parameter of another kind.
   absl::StatusOr<std::optional<bool>> Flag(const std::string& name) const;

@@ -1,0 +1,348 @@
+#include "gateway/triton/generation_inference.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/status.h"
+#include "common/utf8.h"
+
+namespace caravan {
+
+GenerationInference::GenerationInference(const InferContext* context, InferCall call,
+                                         GenerationParameters parameters, InferSink* sink)
+    : InferenceBase(context, std::move(call), sink),
+      parameters_(std::move(parameters)),
+      output_(parameters_.beam_width, {parameters_.exclude_input, parameters_.delta}),
+      encoded_(request().request().arrival),
+      started_(encoded_),
+      last_token_(encoded_) {}
+
+GenerationInference::~GenerationInference() {
+  if (!ended()) Stop();
+}
+
+void GenerationInference::Start() {
+  if (const absl::Status status = TryStart(); !status.ok()) Fail(status);
+}
+
+absl::Status GenerationInference::TryStart() {
+  Stamp("REQUEST_START");
+  Stamp("QUEUE_START");
+  if (is_text()) return StartFromTexts();
+  ASSIGN_OR_RETURN(std::vector<std::vector<int32_t>> prompts, ReadTokenIds());
+  return Begin(std::move(prompts));
+}
+
+absl::Status GenerationInference::StartFromTexts() {
+  const std::string name = request().uses_newer_names() ? "text_input" : "INPUT_0";
+  const CheckedInput& input = *request().Find(name);
+  const auto width = static_cast<size_t>(input.shape[1]);
+  const std::shared_ptr<const Vocabulary>& vocabulary = context().dispatcher->vocabulary();
+  if (vocabulary == nullptr) {
+    return absl::UnavailableError("no tokenizer has been reached yet; retry in a moment");
+  }
+  const std::vector<std::string_view> texts = UnpackBytes(input.data);
+  v1::EncodeRequest encode;
+  for (size_t row = 0; row < parameters_.rows.size(); ++row) {
+    if (width == 0) {
+      return absl::InvalidArgumentError(absl::StrCat(name, " of row ", row, " has no element"));
+    }
+    const std::string_view text = texts[row * width];
+    if (const size_t offset = FindInvalidUtf8(text); offset != std::string::npos) {
+      return absl::InvalidArgumentError(absl::StrCat(name, " of row ", row, " is not UTF-8: byte ",
+                                                     offset, " does not begin a valid character"));
+    }
+    v1::EncodeInput* added = encode.add_inputs();
+    added->set_text(std::string(text));
+    added->set_add_bos(vocabulary->adds_bos);
+  }
+  const InferRequest& call = request().request();
+  tokenizer_call_ = context().dispatcher->tokenizer().Encode(
+      {call.request_id, call.traceparent, call.deadline}, std::move(encode),
+      [this](absl::StatusOr<v1::EncodeResponse> response) { OnEncoded(std::move(response)); });
+  return absl::OkStatus();
+}
+
+void GenerationInference::OnEncoded(absl::StatusOr<v1::EncodeResponse> response) {
+  tokenizer_call_ = nullptr;
+  if (!response.ok()) return Fail(response.status());
+  std::vector<std::vector<int32_t>> prompts;
+  for (const v1::EncodeOutput& output : response->outputs()) {
+    prompts.emplace_back(output.token_ids().begin(), output.token_ids().end());
+  }
+  if (prompts.size() != parameters_.rows.size()) {
+    return Fail(absl::InternalError("the tokenizer did not answer for every row"));
+  }
+  encoded_ = Clock::now();
+  if (const absl::Status status = Begin(std::move(prompts)); !status.ok()) Fail(status);
+}
+
+absl::StatusOr<std::vector<std::vector<int32_t>>> GenerationInference::ReadTokenIds() const {
+  const CheckedInput& ids = *request().Find("input_ids");
+  const auto width = static_cast<size_t>(ids.shape[1]);
+  std::vector<std::vector<int32_t>> prompts;
+  for (size_t row = 0; row < parameters_.rows.size(); ++row) {
+    const uint32_t length = *request().Scalar<uint32_t>("input_lengths", static_cast<int64_t>(row));
+    if (length > width) {
+      return absl::InvalidArgumentError(absl::StrCat("input_lengths of row ", row, " is ", length,
+                                                     "; input_ids has ", width, " columns"));
+    }
+    std::vector<int32_t> prompt;
+    for (size_t i = 0; i < length; ++i) {
+      prompt.push_back(ElementAt<int32_t>(ids.data, row * width + i));
+    }
+    prompts.push_back(std::move(prompt));
+  }
+  return prompts;
+}
+
+absl::StatusOr<std::vector<int32_t>> GenerationInference::PromptOf(
+    size_t row, std::vector<int32_t> prompt) const {
+  const char* tensor = is_text() ? "INPUT_0" : "input_ids";
+  const std::optional<uint32_t>& start_id = parameters_.rows[row].start_id;
+  if (prompt.empty()) {
+    if (!start_id.has_value()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(tensor, " of row ", row, " is empty; give a prompt, or a start_id"));
+    }
+    tensor = "start_id";
+    prompt.push_back(static_cast<int32_t>(*start_id));
+  }
+  const int32_t vocabulary_size = served().vocabulary_size;
+  for (size_t i = 0; i < prompt.size(); ++i) {
+    if (prompt[i] >= 0 && prompt[i] < vocabulary_size) continue;
+    return absl::InvalidArgumentError(absl::StrCat(tensor, " of row ", row, " has token id ",
+                                                   static_cast<uint32_t>(prompt[i]), " at ", i,
+                                                   "; it must be in [0, ", vocabulary_size, ")"));
+  }
+  return prompt;
+}
+
+uint32_t GenerationInference::FillIdOf(const RowParameters& row) const {
+  if (row.end_id.has_value()) return *row.end_id;
+  const std::vector<int32_t>& of_model = served().eos_token_ids;
+  if (!of_model.empty()) return static_cast<uint32_t>(of_model[0]);
+  const std::shared_ptr<const Vocabulary>& vocabulary = context().dispatcher->vocabulary();
+  const bool known = vocabulary != nullptr && !vocabulary->eos_token_ids.empty();
+  return known ? static_cast<uint32_t>(vocabulary->eos_token_ids[0]) : 0;
+}
+
+absl::StatusOr<ValidatedRequest> GenerationInference::MakeRow(
+    size_t row, const std::vector<int32_t>& prompt) const {
+  const InferRequest& call = request().request();
+  const RowParameters& parameters = parameters_.rows[row];
+  RequestSpec spec;
+  spec.request_id = call.request_id;
+  if (parameters_.rows.size() > 1) absl::StrAppend(&spec.request_id, "/", row);
+  spec.traceparent = call.traceparent;
+  spec.client = call.client;
+  spec.arrival = call.arrival;
+  spec.deadline = call.deadline;
+  spec.model = served().name;
+  spec.prompt.resize(1);
+  spec.prompt[0].kind = PromptPart::Kind::kTokenIds;
+  spec.prompt[0].token_ids = prompt;
+  spec.sampling = parameters.sampling;
+  spec.stopping = parameters.stopping;
+  const bool newer = request().uses_newer_names();
+  spec.stopping.include_stop = !newer;
+  spec.output.keep_special_tokens = !newer;
+  spec.output.no_text = !is_text();
+  spec.output.echo_prompt = is_text() && !parameters_.exclude_input;
+  if (parameters_.return_log_probs) {
+    const uint32_t k = parameters.top_k_of_log_probs;
+    spec.output.logprobs = k > 1 ? k : 0;
+    spec.output.processed_logprobs = true;
+  }
+  return ValidatedRequest::Make(std::move(spec), *context().dispatcher->models());
+}
+
+absl::Status GenerationInference::Begin(std::vector<std::vector<int32_t>> prompts) {
+  std::vector<ValidatedRequest> requests;
+  for (size_t row = 0; row < prompts.size(); ++row) {
+    ASSIGN_OR_RETURN(std::vector<int32_t> prompt, PromptOf(row, std::move(prompts[row])));
+    ASSIGN_OR_RETURN(ValidatedRequest validated, MakeRow(row, prompt));
+    if (const auto tokens = validated.MaxTokensAfter(prompt.size()); !tokens.ok()) {
+      return absl::Status(tokens.status().code(),
+                          absl::StrCat(is_text() ? "INPUT_0" : "input_ids", " of row ", row, ": ",
+                                       tokens.status().message()));
+    }
+    requests.push_back(std::move(validated));
+    const RowParameters& parameters = parameters_.rows[row];
+    output_.AddRow({std::move(prompt), static_cast<int32_t>(parameters.stopping.max_tokens),
+                    FillIdOf(parameters)});
+  }
+  for (size_t row = 0; row < requests.size(); ++row) {
+    rows_.push_back(std::make_unique<RowSink>(this, row));
+  }
+  for (size_t row = 0; row < requests.size() && !ended(); ++row) {
+    rows_[row]->generation =
+        context().dispatcher->Begin(std::move(requests[row]), rows_[row].get());
+  }
+  return absl::OkStatus();
+}
+
+void GenerationInference::OnRowStarted() {
+  if (started_ != request().request().arrival) return;
+  started_ = Clock::now();
+  Stamp("COMPUTE_START");
+}
+
+float GenerationInference::RenormalizedLogProb(size_t row, const OutputToken& token) const {
+  const uint32_t k = parameters_.rows[row].top_k_of_log_probs;
+  if (k == 0) return token.logprob;
+  double sum = 0;
+  for (const auto& [id, logprob] : token.top_logprobs) sum += std::exp(double{logprob});
+  if (k == 1 || sum <= 0) return 0;  // of one candidate
+  return static_cast<float>(double{token.logprob} - std::log(sum));
+}
+
+absl::Status GenerationInference::OnChunk(size_t row, const OutputChunk& chunk) {
+  if (ended()) return absl::OkStatus();
+  OutputSequence& sequence = SequenceOf(row, chunk.sample_index);
+  sequence.text.append(chunk.text);
+  if (!chunk.has_token) return absl::OkStatus();
+  sequence.token_ids.push_back(chunk.token.id);
+  sequence.text_ends.push_back(static_cast<uint32_t>(sequence.text.size()));
+  if (parameters_.return_log_probs) {
+    sequence.log_probs.push_back(RenormalizedLogProb(row, chunk.token));
+    const double before = sequence.cum_log_probs.empty() ? 0 : sequence.cum_log_probs.back();
+    sequence.cum_log_probs.push_back(before + double{chunk.token.logprob});
+  }
+  last_token_ = Clock::now();
+  const auto tokens = static_cast<int32_t>(sequence.token_ids.size());
+  const int32_t position = output_.padded_prompt_tokens() + tokens;
+  if (parameters_.partial && position % parameters_.stream_interval == 0) NotifySoon();
+  return absl::OkStatus();
+}
+
+void GenerationInference::OnSampleEnd(size_t row, const SampleEnd& end) {
+  OutputSequence& sequence = SequenceOf(row, end.sample_index);
+  sequence.ended = true;
+  if (parameters_.beam_width > 1 && !sequence.cum_log_probs.empty()) {
+    sequence.cum_log_probs.back() = double{end.cumulative_logprob};
+  }
+  if (parameters_.partial) NotifySoon();
+}
+
+void GenerationInference::OnRowEnd(size_t row, const absl::Status& status) {
+  if (!status.ok()) return Fail(status);
+  if (++num_rows_ended_ == rows_.size()) NotifySoon();
+}
+
+void GenerationInference::PlanPartials() {
+  if (!parameters_.partial || parameters_.beam_width > 1) return;
+  // The step in which everything stops, and the last one that can be, belong to the final response.
+  const int32_t most = output_.all_ended()
+                           ? output_.longest() - 1
+                           : std::min(output_.complete_steps(), output_.max_tokens() - 1);
+  for (int32_t steps = last_planned_ + 1; steps <= most; ++steps) {
+    const int32_t position = output_.padded_prompt_tokens() + steps;
+    if (position % parameters_.stream_interval == 0) partials_.push_back(steps);
+  }
+  last_planned_ = std::max(last_planned_, most);
+}
+
+void GenerationInference::Update() {
+  if (ended() || rows_.empty()) return;
+  PlanPartials();
+  if (num_rows_ended_ < rows_.size()) return;
+  final_ready_ = true;
+  const InferRequest& call = request().request();
+  const auto opted_in = call.parameters.find(kEnableEmptyFinalResponse);
+  // As the ensemble of the succeeded system does it: data, then the empty mark.
+  empty_final_ready_ = call.streaming && is_text() && opted_in != call.parameters.end() &&
+                       std::get<bool>(opted_in->second);
+  InferTimes times;
+  const auto now = Clock::now();
+  times.compute_input = encoded_ - call.arrival;
+  times.queue = started_ - encoded_;
+  times.compute_infer = last_token_ - started_;
+  times.compute_output = now - last_token_;
+  times.total = now - call.arrival;
+  Stamp("COMPUTE_OUTPUT_START");
+  Stamp("COMPUTE_END");
+  CountExecutions(times);
+  Succeed(times);
+}
+
+void GenerationInference::CountExecutions(const InferTimes& times) {
+  if (!is_text()) return;
+  InferTimes encoding;
+  encoding.compute_infer = encoding.total = times.compute_input;
+  context().of_preprocessing->AddExecution(request().rows(), encoding);
+  InferTimes generating;
+  generating.queue = times.queue;
+  generating.compute_infer = times.compute_infer;
+  generating.total = times.queue + times.compute_infer;
+  context().of_fastertransformer->AddExecution(request().rows(), generating);
+  InferTimes decoding;
+  decoding.compute_infer = decoding.total = times.compute_output;
+  context().of_postprocessing->AddExecution(request().rows(), decoding);
+}
+
+bool GenerationInference::HasNext() const {
+  return status().ok() && (!partials_.empty() || final_ready_ || empty_final_ready_);
+}
+
+absl::StatusOr<InferResponse> GenerationInference::Next() {
+  CARAVAN_CHECK(HasNext());
+  if (!partials_.empty()) {
+    const int32_t steps = partials_.front();
+    partials_.pop_front();
+    ASSIGN_OR_RETURN(InferResponse response, Build(steps));
+    Finalize(false, &response);
+    return response;
+  }
+  if (final_ready_) {
+    final_ready_ = false;
+    ASSIGN_OR_RETURN(InferResponse response, Build(output_.longest()));
+    Finalize(!empty_final_ready_, &response);
+    return response;
+  }
+  empty_final_ready_ = false;
+  InferResponse response = MakeResponse();
+  Finalize(true, &response);
+  return response;
+}
+
+absl::StatusOr<InferResponse> GenerationInference::Build(int32_t steps) {
+  InferResponse response = MakeResponse();
+  const bool first = !std::exchange(any_taken_, true);
+  const int32_t since = std::exchange(last_taken_, steps);
+  for (const TensorSpec& spec : request().model().outputs) {
+    const std::string& name = spec.name;
+    const bool is_log_prob = name == "cum_log_probs" || name == "output_log_probs";
+    if (!request().Wants(name) || (is_log_prob && !parameters_.return_log_probs)) continue;
+    InferOutput output;
+    if (name == "OUTPUT_0" || name == "text_output") {
+      output = output_.Text(name, steps, name == "OUTPUT_0");
+    } else if (name == "output_ids") {
+      output = output_.TokenIds(name, steps, since, first);
+    } else if (name == "sequence_length") {
+      output = output_.SequenceLength(name, steps);
+    } else if (name == "cum_log_probs") {
+      output = output_.CumLogProbs(name, steps);
+    } else {
+      output = output_.OutputLogProbs(name, steps, since);
+    }
+    if (const absl::Status status = AddOutput(std::move(output), &response); !status.ok()) {
+      Fail(status);
+      return this->status();
+    }
+  }
+  return response;
+}
+
+void GenerationInference::Stop() {
+  if (tokenizer_call_ != nullptr) tokenizer_call_->Cancel();
+  for (const std::unique_ptr<RowSink>& row : rows_) {
+    if (row->generation == nullptr) continue;
+    row->generation->Detach();
+    row->generation->Cancel(absl::CancelledError("the request ended"));
+  }
+}
+
+}  // namespace caravan

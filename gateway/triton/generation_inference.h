@@ -1,0 +1,86 @@
+// A request to ensemble or fastertransformer: each of its rows is a generation of its own, and a
+// response shows all of them after the same number of steps.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "gateway/generation/generation.h"
+#include "gateway/triton/inference_base.h"
+#include "gateway/triton/protocol/batch_output.h"
+
+namespace caravan {
+
+class GenerationInference : public InferenceBase {
+ public:
+  GenerationInference(const InferContext* context, InferCall call, GenerationParameters parameters,
+                      InferSink* sink);
+  ~GenerationInference() override;
+
+  // Once, after it was made. What is wrong comes as the end of the request.
+  void Start();
+
+  bool HasNext() const override;
+  absl::StatusOr<InferResponse> Next() override;
+
+ private:
+  // One row's generation and what it tells.
+  class RowSink : public OutputSink {
+   public:
+    RowSink(GenerationInference* owner, size_t row) : owner_(owner), row_(row) {}
+    void OnStarted(const StartedInfo& started) override { owner_->OnRowStarted(); }
+    absl::Status OnChunk(OutputChunk chunk) override { return owner_->OnChunk(row_, chunk); }
+    void OnSampleEnd(SampleEnd end) override { owner_->OnSampleEnd(row_, end); }
+    void OnEnd(const absl::Status& status) override { owner_->OnRowEnd(row_, status); }
+
+    std::shared_ptr<Generation> generation;
+
+   private:
+    GenerationInference* const owner_;
+    const size_t row_;
+  };
+
+  absl::Status TryStart();
+  bool is_text() const { return request().model().kind == TritonModelKind::kEnsemble; }
+  absl::Status StartFromTexts();
+  absl::StatusOr<std::vector<std::vector<int32_t>>> ReadTokenIds() const;
+  void OnEncoded(absl::StatusOr<v1::EncodeResponse> response);
+  absl::Status Begin(std::vector<std::vector<int32_t>> prompts);
+  absl::StatusOr<ValidatedRequest> MakeRow(size_t row, const std::vector<int32_t>& prompt) const;
+  absl::StatusOr<std::vector<int32_t>> PromptOf(size_t row, std::vector<int32_t> prompt) const;
+  uint32_t FillIdOf(const RowParameters& row) const;
+
+  void OnRowStarted();
+  absl::Status OnChunk(size_t row, const OutputChunk& chunk);
+  void OnSampleEnd(size_t row, const SampleEnd& end);
+  void OnRowEnd(size_t row, const absl::Status& status);
+  void Stop() override;
+  void Update() override;
+  void PlanPartials();
+  absl::StatusOr<InferResponse> Build(int32_t steps);
+  float RenormalizedLogProb(size_t row, const OutputToken& token) const;
+  void CountExecutions(const InferTimes& times);
+  OutputSequence& SequenceOf(size_t row, int sample) {
+    return output_.sequence(row * parameters_.beam_width + static_cast<size_t>(sample));
+  }
+
+  GenerationParameters parameters_;
+  BatchOutput output_;
+  std::shared_ptr<TokenizerClient::Call> tokenizer_call_;
+  std::vector<std::unique_ptr<RowSink>> rows_;
+  size_t num_rows_ended_ = 0;
+  int32_t last_planned_ = 0;      // steps of the newest partial response that was planned
+  std::deque<int32_t> partials_;  // steps of those not taken yet
+  bool final_ready_ = false;      // the final response is planned, after the partials
+  bool empty_final_ready_ = false;
+  bool any_taken_ = false;
+  int32_t last_taken_ = 0;  // steps of the response before
+  Clock::time_point encoded_;
+  Clock::time_point started_;
+  Clock::time_point last_token_;
+};
+
+}  // namespace caravan

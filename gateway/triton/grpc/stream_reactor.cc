@@ -1,0 +1,212 @@
+#include "gateway/triton/grpc/stream_reactor.h"
+
+#include <utility>
+
+#include "common/log.h"
+#include "common/server.h"
+#include "common/status.h"
+#include "common/utf8.h"
+#include "gateway/triton/grpc/translate.h"
+
+namespace caravan {
+namespace {
+
+// Metadata of a client that wants its first error as the call's status.
+constexpr char kGrpcErrorKey[] = "triton_grpc_error";
+
+}  // namespace
+
+StreamReactor::StreamReactor(EventLoop* loop, InferenceServer* server, const StreamLimits& limits,
+                             grpc::CallbackServerContext* call)
+    : loop_(loop),
+      server_(server),
+      limits_(limits),
+      call_(call),
+      call_info_(CallInfoOf(*call)),
+      ends_on_error_(MetadataOf(*call, kGrpcErrorKey) == "true"),
+      keep_alive_(loop) {}
+
+StreamReactor* StreamReactor::Start(EventLoop* loop, InferenceServer* server,
+                                    const StreamLimits& limits, grpc::CallbackServerContext* call) {
+  std::shared_ptr<StreamReactor> stream(new StreamReactor(loop, server, limits, call));
+  stream->self_ = stream;
+  stream->StartRead(&stream->incoming_);
+  return stream.get();
+}
+
+// On gRPC's thread: taking a large message apart costs time that the loop must not spend.
+void StreamReactor::OnReadDone(bool ok) {
+  if (!ok) {
+    return loop_->Post([self = self_] {
+      self->reading_ = false;
+      self->half_closed_ = true;
+      self->FinishIfOver();
+    });
+  }
+  inference::ModelInferRequest message;
+  const absl::Status status = Parse(std::exchange(incoming_, {}), &message);
+  std::string id = message.id();
+  if (FindInvalidUtf8(id) != std::string::npos) id.clear();
+  absl::StatusOr<InferRequest> parsed = status;
+  if (status.ok()) parsed = FromProto(std::move(message), call_info_, /*streaming=*/true);
+  loop_->Post([self = self_, id = std::move(id), parsed = std::move(parsed)]() mutable {
+    self->Begin(id, std::move(parsed));
+    self->ReadNext();
+  });
+}
+
+void StreamReactor::Begin(const std::string& id, absl::StatusOr<InferRequest> parsed) {
+  if (cancelled_ || finished_) return;
+  requests_.push_front(std::make_unique<Request>(this));
+  Request* request = requests_.front().get();
+  request->place = requests_.begin();
+  request->id = id;
+  absl::StatusOr<std::shared_ptr<Inference>> inference = parsed.status();
+  if (parsed.ok()) {
+    request->in_order = !server_->AnswersMoreThanOnce(parsed->model_name);
+    inference = server_->Infer(*std::move(parsed), request);
+  }
+  if (request->in_order) in_order_.push_back(request);
+  if (inference.ok()) {
+    request->inference = *std::move(inference);
+  } else {
+    request->refusal = inference.status();
+    GiveTurn(request);
+  }
+}
+
+void StreamReactor::ReadNext() {
+  reading_ =
+      !cancelled_ && !finished_ && requests_.size() < static_cast<size_t>(limits_.max_requests);
+  if (reading_) StartRead(&incoming_);
+}
+
+void StreamReactor::GiveTurn(Request* request) {
+  if (!std::exchange(request->has_turn, true)) turns_.push_back(request);
+  Pump();
+}
+
+void StreamReactor::Pump() {
+  if (writing_ || cancelled_ || finished_) return FinishIfOver();
+  inference::ModelStreamInferResponse message;
+  if (NextMessage(&message)) {
+    if (ends_on_error_ && !status_.ok()) return CancelAll();
+    outgoing_ = Serialize(message);
+    writing_ = true;
+    WatchSlowReader();
+    StartWrite(&outgoing_);
+  }
+  if (!reading_ && !half_closed_) ReadNext();
+  FinishIfOver();
+}
+
+bool StreamReactor::NextMessage(inference::ModelStreamInferResponse* message) {
+  while (!turns_.empty()) {
+    Request* request = turns_.front();
+    turns_.pop_front();
+    request->has_turn = false;
+    if (request->in_order && in_order_.front() != request) continue;  // Forget gives it its turn
+    if (TakeFrom(request, message)) return true;
+  }
+  return false;
+}
+
+bool StreamReactor::TakeFrom(Request* request, inference::ModelStreamInferResponse* message) {
+  absl::Status error = request->refusal;
+  Inference* inference = request->inference.get();
+  if (error.ok() && inference->HasNext()) {
+    absl::StatusOr<InferResponse> response = inference->Next();
+    if (response.ok()) *message->mutable_infer_response() = ToProto(*std::move(response));
+    error = response.status();
+  } else if (error.ok()) {
+    if (!inference->ended()) return false;
+    error = inference->status();
+    if (error.ok()) {  // its last response was taken before
+      Forget(request);
+      return false;
+    }
+  }
+  if (!error.ok()) {
+    status_ = error;
+    *message = ErrorResponse(request->id, error);
+    Forget(request);
+  } else if (inference->HasNext()) {
+    request->has_turn = true;
+    turns_.push_back(request);
+  } else if (inference->ended()) {
+    if (inference->status().ok()) {
+      Forget(request);
+    } else {
+      request->has_turn = true;
+      turns_.push_back(request);
+    }
+  }
+  return true;
+}
+
+void StreamReactor::Forget(Request* request) {
+  if (request->has_turn) std::erase(turns_, request);
+  if (request->in_order) {
+    std::erase(in_order_, request);
+    if (!in_order_.empty() && !std::exchange(in_order_.front()->has_turn, true)) {
+      turns_.push_back(in_order_.front());
+    }
+  }
+  requests_.erase(request->place);
+}
+
+// A client that takes nothing would keep its call, and what its requests have made, for ever.
+void StreamReactor::WatchSlowReader() {
+  loop_->CancelTimer(&slow_reader_timer_);
+  slow_reader_timer_ =
+      loop_->RunAfter(std::chrono::milliseconds(limits_.slow_reader_timeout_ms),
+                      [weak = std::weak_ptr<StreamReactor>(self_)] {
+                        const std::shared_ptr<StreamReactor> self = weak.lock();
+                        // gRPC can't be done with the call before Finish.
+                        if (self == nullptr || self->finished_) return;
+                        LogWarning("slow reader cut off", {{"client", self->call_info_.client}});
+                        self->call_->TryCancel();
+                      });
+}
+
+void StreamReactor::OnWriteDone(bool ok) {
+  loop_->Post([self = self_, ok] {
+    self->writing_ = false;
+    self->loop_->CancelTimer(&self->slow_reader_timer_);
+    if (!ok) return self->CancelAll();
+    self->Pump();
+  });
+}
+
+void StreamReactor::OnCancel() {
+  loop_->Post([self = self_] { self->CancelAll(); });
+}
+
+void StreamReactor::CancelAll() {
+  if (!std::exchange(cancelled_, true)) {
+    turns_.clear();
+    in_order_.clear();
+    requests_.clear();  // an inference that is dropped is cancelled
+  }
+  FinishIfOver();
+}
+
+void StreamReactor::FinishIfOver() {
+  if (finished_ || writing_) return;
+  const bool over = half_closed_ && requests_.empty();
+  if (!cancelled_ && !over) return;
+  finished_ = true;
+  const bool with_error = ends_on_error_ && !status_.ok();
+  if (with_error) return Finish(ToGrpcStatus(status_));
+  Finish(cancelled_ ? grpc::Status::CANCELLED : grpc::Status::OK);
+}
+
+void StreamReactor::OnDone() {
+  loop_->Post([self = self_] {
+    self->CancelAll();
+    self->loop_->CancelTimer(&self->slow_reader_timer_);
+    self->self_ = nullptr;
+  });
+}
+
+}  // namespace caravan

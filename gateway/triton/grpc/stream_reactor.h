@@ -1,0 +1,91 @@
+// GRPCInferenceService.ModelStreamInfer: many requests on one call.
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <deque>
+#include <list>
+#include <memory>
+#include <string>
+
+#include "gateway/config.h"
+#include "gateway/event_loop.h"
+#include "gateway/grpc_call.h"
+#include "gateway/triton/inference_server.h"
+#include "inference/grpc_service.pb.h"
+
+namespace caravan {
+
+struct StreamLimits {
+  // Requests of one stream that have not ended; the stream is not read while there are more.
+  int max_requests = 1024;
+  int slow_reader_timeout_ms = 30000;  // a client that takes no response for so long is cut off
+};
+
+// gRPC's callbacks parse and post to the loop, where the state is. Requests take turns at the
+// stream, a response each, made when it can be written: at most one is in memory. The next message
+// is read once the last one was handled.
+class StreamReactor : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
+ public:
+  static StreamReactor* Start(EventLoop* loop, InferenceServer* server, const StreamLimits& limits,
+                              grpc::CallbackServerContext* call);
+
+ private:
+  // One request, until its last response was written.
+  struct Request : public InferSink {
+    explicit Request(StreamReactor* reactor) : stream(reactor) {}
+    void OnInferReady() override { stream->GiveTurn(this); }
+
+    StreamReactor* const stream;
+    std::string id;
+    absl::Status refusal;  // of one that never began
+    std::shared_ptr<Inference> inference;
+    bool in_order =
+        false;  // answers after those asked before it, as a model does that can't stream
+    bool has_turn = false;
+    std::list<std::unique_ptr<Request>>::iterator place;
+  };
+
+  StreamReactor(EventLoop* loop, InferenceServer* server, const StreamLimits& limits,
+                grpc::CallbackServerContext* call);
+
+  void OnReadDone(bool ok) override;
+  void OnWriteDone(bool ok) override;
+  void OnCancel() override;
+  void OnDone() override;
+
+  void Begin(const std::string& id, absl::StatusOr<InferRequest> parsed);
+  void ReadNext();
+  void GiveTurn(Request* request);
+  void Pump();
+  bool NextMessage(inference::ModelStreamInferResponse* message);
+  // False: it has nothing to say now.
+  bool TakeFrom(Request* request, inference::ModelStreamInferResponse* message);
+  void Forget(Request* request);
+  void WatchSlowReader();
+  void CancelAll();
+  void FinishIfOver();
+
+  EventLoop* const loop_;
+  InferenceServer* const server_;
+  const StreamLimits limits_;
+  grpc::CallbackServerContext* const call_;  // until gRPC is done
+  const CallInfo call_info_;
+  const bool ends_on_error_;  // the client asked for a real status
+  std::shared_ptr<StreamReactor> self_;
+  std::list<std::unique_ptr<Request>> requests_;
+  std::deque<Request*> turns_;
+  std::deque<Request*> in_order_;
+  bool reading_ = true;
+  bool half_closed_ = false;
+  bool cancelled_ = false;
+  bool finished_ = false;
+  bool writing_ = false;
+  absl::Status status_;  // of the call
+  EventLoop::TimerId slow_reader_timer_;
+  grpc::ByteBuffer incoming_;  // gRPC's while reading_
+  grpc::ByteBuffer outgoing_;  // gRPC's while writing_
+  const EventLoop::KeepAlive keep_alive_;
+};
+
+}  // namespace caravan

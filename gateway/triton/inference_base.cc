@@ -1,0 +1,109 @@
+#include "gateway/triton/inference_base.h"
+
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "common/status.h"
+
+namespace caravan {
+
+InferenceBase::InferenceBase(const InferContext* context, InferCall call, InferSink* sink)
+    : context_(context),
+      call_(std::move(call)),
+      sink_(sink),
+      last_response_(call_.request.request().arrival) {
+  call_.statistics->Begin();
+}
+
+InferenceBase::~InferenceBase() {
+  if (ended_) return;
+  call_.statistics->EndFailure(absl::CancelledError("the client left"),
+                               Clock::now() - request().request().arrival);
+}
+
+void InferenceBase::Cancel() {
+  sink_ = nullptr;
+  Fail(absl::CancelledError("the client cancelled the request"));
+}
+
+void InferenceBase::Fail(const absl::Status& status) {
+  if (!status_.ok()) return;
+  status_ = absl::IsResourceExhausted(status) ? absl::UnavailableError(status.message()) : status;
+  if (!absl::StartsWith(status_.message(), "[request id: ")) {
+    status_ = absl::Status(
+        status_.code(), absl::StrCat(RequestIdPrefix(request().request().id), status_.message()));
+  }
+  if (std::exchange(ended_, true)) return;  // only the last response failed
+  call_.statistics->EndFailure(status_, Clock::now() - request().request().arrival);
+  if (call_.trace != nullptr) {
+    Stamp("REQUEST_END");
+    context_->traces->Write(*call_.trace);
+  }
+  Stop();
+  NotifySoon();
+}
+
+void InferenceBase::Succeed(const InferTimes& times) {
+  CARAVAN_CHECK(!ended_);
+  ended_ = true;
+  call_.statistics->EndSuccess(request().rows(), times);
+  if (call_.trace != nullptr) {
+    Stamp("REQUEST_END");
+    context_->traces->Write(*call_.trace);
+  }
+}
+
+void InferenceBase::NotifySoon() {
+  if (std::exchange(notify_posted_, true)) return;
+  context_->loop->Post([weak = weak_from_this()] {
+    const std::shared_ptr<InferenceBase> self = weak.lock();
+    if (self == nullptr) return;
+    self->notify_posted_ = false;
+    self->Update();
+    if (self->sink_ != nullptr && (self->HasNext() || self->ended_)) self->sink_->OnInferReady();
+  });
+}
+
+void InferenceBase::Stamp(const char* name) const {
+  if (call_.trace != nullptr) call_.trace->Stamp(name);
+}
+
+InferResponse InferenceBase::MakeResponse() {
+  InferResponse response;
+  response.model_name = request().model().name;
+  response.model_version = std::string(kTritonModelVersion);
+  response.id = request().request().id;
+  return response;
+}
+
+absl::Status InferenceBase::AddOutput(InferOutput output, InferResponse* response) {
+  if (call_.trace != nullptr) call_.trace->AddTensor("TENSOR_BACKEND_OUTPUT", output);
+  if (const SharedMemoryUse* place = request().PlaceOf(output.name)) {
+    const size_t size = output.data.size();
+    if (size > place->byte_size) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("shared memory size specified with the request for output '", output.name,
+                       "' (", place->byte_size, " bytes) should be at least ", size, " bytes"));
+    }
+    RETURN_IF_ERROR(call_.places.at(output.name)->Write(place->offset, output.data));
+    output.data.clear();
+    output.parameters[kSharedMemoryRegion] = place->region;
+    output.parameters[kSharedMemoryByteSize] = static_cast<int64_t>(size);
+    if (place->offset > 0) {
+      output.parameters[kSharedMemoryOffset] = static_cast<int64_t>(place->offset);
+    }
+  }
+  response->outputs.push_back(std::move(output));
+  return absl::OkStatus();
+}
+
+void InferenceBase::Finalize(bool final, InferResponse* response) {
+  if (!request().request().streaming) return;
+  response->parameters[kFinalResponse] = final;
+  const auto now = Clock::now();
+  call_.statistics->AddResponse(num_responses_++, response->outputs.empty(), now - last_response_);
+  last_response_ = now;
+}
+
+}  // namespace caravan

@@ -1,0 +1,154 @@
+#include "gateway/triton/trace.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/log.h"
+
+namespace caravan {
+namespace {
+
+using nlohmann::json;
+
+// So much of a tensor goes into a trace.
+constexpr size_t kMaxTracedElements = 1024;
+
+template <typename Value>
+std::string JoinElements(std::string_view data) {
+  std::string text;
+  const size_t count = std::min(data.size() / sizeof(Value), kMaxTracedElements);
+  for (size_t i = 0; i < count; ++i) {
+    absl::StrAppend(&text, i == 0 ? "" : ",", ElementAt<Value>(data, i));
+  }
+  return text;
+}
+
+std::string TextOf(DataType type, std::string_view data) {
+  switch (type) {
+    case DataType::kUint32:
+      return JoinElements<uint32_t>(data);
+    case DataType::kInt32:
+      return JoinElements<int32_t>(data);
+    case DataType::kUint64:
+      return JoinElements<uint64_t>(data);
+    case DataType::kInt64:
+      return JoinElements<int64_t>(data);
+    case DataType::kFp32:
+      return JoinElements<float>(data);
+    case DataType::kBool: {
+      std::string text;
+      for (const char value : data.substr(0, kMaxTracedElements)) {
+        absl::StrAppend(&text, text.empty() ? "" : ",", value != 0 ? "true" : "false");
+      }
+      return text;
+    }
+    case DataType::kBytes: {
+      std::string text;
+      for (const std::string_view element : UnpackBytes(data)) {
+        text.append(text.empty() ? "" : ",").append(element);
+      }
+      return text;
+    }
+    default:
+      return "";
+  }
+}
+
+std::string Dump(const json& object) {
+  return object.dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
+struct TracedTensor {
+  const std::string& name;
+  DataType datatype;
+  const Shape& shape;
+  std::string_view data;
+};
+
+std::string TensorObject(uint64_t id, const char* activity, const TracedTensor& tensor) {
+  std::string shape;
+  for (const int64_t dimension : tensor.shape) {
+    absl::StrAppend(&shape, shape.empty() ? "" : ",", dimension);
+  }
+  return Dump({{"id", id},
+               {"activity", activity},
+               {"tensor",
+                {{"name", tensor.name},
+                 {"data", TextOf(tensor.datatype, tensor.data)},
+                 {"shape", shape},
+                 {"dtype", NameOf(tensor.datatype)}}}});
+}
+
+}  // namespace
+
+void RequestTrace::Stamp(const char* name) {
+  if (settings.timestamps) timestamps.emplace_back(name, std::chrono::steady_clock::now());
+}
+
+void RequestTrace::AddTensor(const char* activity, const std::string& name,
+                             const CheckedInput& input) {
+  if (!settings.tensors) return;
+  tensors.push_back(TensorObject(id, activity, {name, input.datatype, input.shape, input.data}));
+}
+
+void RequestTrace::AddTensor(const char* activity, const InferOutput& output) {
+  if (!settings.tensors) return;
+  tensors.push_back(
+      TensorObject(id, activity, {output.name, output.datatype, output.shape, output.data}));
+}
+
+TraceWriter::~TraceWriter() {
+  for (auto& [name, file] : files_) Close(file.get());
+}
+
+std::shared_ptr<RequestTrace> TraceWriter::Sample(TraceSettings* settings,
+                                                  uint64_t* requests_seen) {
+  if (!settings->enabled() || (*requests_seen)++ % settings->rate != 0) return nullptr;
+  if (settings->count > 0) --settings->count;
+  auto trace = std::make_shared<RequestTrace>();
+  trace->id = next_id_++;
+  trace->settings = *settings;
+  return trace;
+}
+
+void TraceWriter::Close(File* file) {
+  if (file->stream.is_open()) file->stream << "]\n";
+  file->stream.close();
+}
+
+void TraceWriter::Write(const RequestTrace& trace) {
+  std::unique_ptr<File>& file = files_[trace.settings.file];
+  if (file == nullptr) file = std::make_unique<File>();
+  const uint32_t frequency = trace.settings.log_frequency;
+  if (!file->stream.is_open()) {
+    file->name = trace.settings.file;
+    if (frequency > 0) absl::StrAppend(&file->name, ".", file->index++);
+    file->stream.open(file->name, std::ios::trunc);
+    file->stream << "[";
+    file->traces = 0;
+  }
+  std::vector<std::string> objects;
+  objects.push_back(Dump({{"id", trace.id},
+                          {"model_name", trace.model_name},
+                          {"model_version", trace.model_version},
+                          {"request_id", trace.request_id}}));
+  for (const auto& [name, when] : trace.timestamps) {
+    const auto ns = std::chrono::nanoseconds(when.time_since_epoch()).count();
+    json stamp = json::object({{"name", name}, {"ns", ns}});
+    objects.push_back(Dump({{"id", trace.id}, {"timestamps", json::array({stamp})}}));
+  }
+  objects.insert(objects.end(), trace.tensors.begin(), trace.tensors.end());
+  for (const std::string& object : objects) {
+    file->stream << (file->traces++ == 0 ? "" : ",") << object << "\n";
+  }
+  file->stream.flush();
+  if (!file->stream) LogError("trace not written", {{"file", file->name}});
+  if (frequency > 0 && ++file->complete >= frequency) {
+    Close(file.get());
+    file->complete = 0;
+  }
+}
+
+}  // namespace caravan
