@@ -54,7 +54,9 @@ struct TritonConfig {
 
 struct GatewayConfig {
   std::string listen_address = "0.0.0.0:8001";  // gRPC: native API, Triton's, health, reflection
-  HttpServerOptions http;  // Triton's API over HTTP; an empty listen_address: none
+  // Triton's API over HTTP; an empty listen_address: none. Its bounds for slow readers are those of
+  // `output`.
+  HttpServerOptions http;
   std::string metrics_address = "0.0.0.0:8002";  // http://…/metrics; empty: none
   std::vector<std::string> replicas;             // host:port of the leader (rank 0) of each
   std::vector<std::string> tokenizers;           // host:port of each
