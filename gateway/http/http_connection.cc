@@ -52,7 +52,8 @@ class HttpConnection::Exchange final : public HttpExchange,
     const std::lock_guard<std::mutex> lock(mutex_);
     if (left_ || answered_) return;
     answered_ = true;
-    const ContentCoding coding = response.body.empty() ? ContentCoding::kIdentity : coding_;
+    const bool compress = response.compressible && !response.body.empty();
+    const ContentCoding coding = compress ? coding_ : ContentCoding::kIdentity;
     if (coding == ContentCoding::kIdentity || response.body.size() <= kLargeBodyBytes) {
       asio::post(*connection_->io_,
                  [connection = connection_, response = std::move(response), coding]() mutable {

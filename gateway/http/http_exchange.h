@@ -20,7 +20,7 @@ class HttpExchange {
   // The handler's own, to read or to take apart.
   HttpRequest& request() { return request_; }
 
-  // The whole answer. Its body is compressed if the client takes that.
+  // The whole answer.
   virtual void Respond(HttpResponse response) = 0;
 
   // Sends status and headers at once; `head` has no body. The body follows in pieces.

@@ -33,6 +33,7 @@ struct HttpResponse {
   // Connection.
   std::vector<HttpHeader> headers;
   std::string body;
+  bool compressible = false;  // by a coding that the client takes
 };
 
 // "Not Found" for 404; "Unknown" for codes that no door uses.

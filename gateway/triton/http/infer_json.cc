@@ -274,6 +274,9 @@ absl::StatusOr<HttpResponse> WriteInfer(const InferResponse& response, const Out
   }
   json["outputs"] = std::move(outputs);
   HttpResponse answer;
+  // Nothing else is: the official asyncio client asks for compression always and expects it here
+  // alone.
+  answer.compressible = true;
   answer.body = ToText(json);
   answer.content_type = has_binary ? "application/octet-stream" : "application/json";
   if (has_binary) {

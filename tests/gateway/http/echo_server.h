@@ -46,6 +46,7 @@ class EchoServer : private HttpHandler {
     if (request.path == "/echo") {
       HttpResponse response;
       response.content_type = "text/plain";
+      response.compressible = true;
       response.body = absl::StrCat(request.method, " ", request.path, " ", request.body);
       return exchange->Respond(std::move(response));
     }
