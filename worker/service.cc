@@ -19,6 +19,8 @@ v1::WorkerTokenEvent::Finish FinishOf(FinishReason reason) {
       return v1::WorkerTokenEvent::NONE;
     case FinishReason::kStopToken:
       return v1::WorkerTokenEvent::STOP_TOKEN;
+    case FinishReason::kStopSequence:
+      return v1::WorkerTokenEvent::STOP_SEQUENCE;
     case FinishReason::kLength:
       return v1::WorkerTokenEvent::LENGTH;
     case FinishReason::kCancelled:

@@ -101,6 +101,9 @@ void Sample::OnWorkerFinish(const v1::WorkerTokenEvent& event) {
     case v1::WorkerTokenEvent::STOP_TOKEN:
       worker_finish_ = {EndReason::kStopToken, token_ids_.empty() ? 0 : token_ids_.back()};
       break;
+    case v1::WorkerTokenEvent::STOP_SEQUENCE:
+      worker_finish_ = {EndReason::kStopString, 0};
+      break;
     case v1::WorkerTokenEvent::CANCELLED:
       return owner_->OnSampleFailed(absl::CancelledError("the worker cancelled the request"));
     case v1::WorkerTokenEvent::DEADLINE:

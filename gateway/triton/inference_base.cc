@@ -17,6 +17,7 @@ InferenceBase::InferenceBase(const InferContext* context, InferCall call, InferS
 }
 
 InferenceBase::~InferenceBase() {
+  WriteTrace();
   if (ended_) return;
   call_.statistics->EndFailure(absl::CancelledError("the client left"),
                                Clock::now() - request().request().arrival);
@@ -36,10 +37,7 @@ void InferenceBase::Fail(const absl::Status& status) {
   }
   if (std::exchange(ended_, true)) return;  // only the last response failed
   call_.statistics->EndFailure(status_, Clock::now() - request().request().arrival);
-  if (call_.trace != nullptr) {
-    Stamp("REQUEST_END");
-    context_->traces->Write(*call_.trace);
-  }
+  WriteTrace();
   Stop();
   NotifySoon();
 }
@@ -48,10 +46,6 @@ void InferenceBase::Succeed(const InferTimes& times) {
   CARAVAN_CHECK(!ended_);
   ended_ = true;
   call_.statistics->EndSuccess(request().rows(), times);
-  if (call_.trace != nullptr) {
-    Stamp("REQUEST_END");
-    context_->traces->Write(*call_.trace);
-  }
 }
 
 void InferenceBase::NotifySoon() {
@@ -98,7 +92,16 @@ absl::Status InferenceBase::AddOutput(InferOutput output, InferResponse* respons
   return absl::OkStatus();
 }
 
+// Outputs are part of it: it is complete when the last response was taken.
+void InferenceBase::WriteTrace() {
+  if (call_.trace == nullptr) return;
+  Stamp("REQUEST_END");
+  context_->traces->Write(*call_.trace);
+  call_.trace = nullptr;
+}
+
 void InferenceBase::Finalize(bool final, InferResponse* response) {
+  if (ended_ && !HasNext()) WriteTrace();
   if (!request().request().streaming) return;
   response->parameters[kFinalResponse] = final;
   const auto now = Clock::now();

@@ -45,6 +45,8 @@ class InferenceBase : public Inference, public std::enable_shared_from_this<Infe
   void Finalize(bool final, InferResponse* response);
 
  private:
+  void WriteTrace();
+
   const InferContext* const context_;
   InferCall call_;
   InferSink* sink_;

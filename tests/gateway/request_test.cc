@@ -118,6 +118,62 @@ INSTANTIATE_TEST_SUITE_P(
     [](const auto& info) { return info.param.name; });
 
 INSTANTIATE_TEST_SUITE_P(
+    Beams, RefusedRequest,
+    testing::Values(
+        Case{"width", [](Spec* s) { s->sampling.beam_width = 17; },
+             "sampling.beam_width is 17; it must be in [0, 16]"},
+        Case{"length_penalty", [](Spec* s) { s->sampling.length_penalty = kNan; },
+             "sampling.length_penalty is nan; it must be in [-10, 10]"},
+        Case{"diversity", [](Spec* s) { s->sampling.beam_diversity_rate = 101; },
+             "sampling.beam_diversity_rate is 101; it must be in [-100, 100]"},
+        Case{"samples",
+             [](Spec* s) {
+               s->sampling.beam_width = 2;
+               s->num_samples = 3;
+             },
+             "num_samples is 3 and sampling.beam_width 2; they exclude each other"},
+        Case{"resumed",
+             [](Spec* s) {
+               s->sampling.beam_width = 2;
+               s->sampling.seed = 1;
+               s->resume_token_ids = {1};
+             },
+             "a search can't be resumed"},
+        Case{"top_p_decay", [](Spec* s) { s->sampling.top_p_decay = 0; },
+             "sampling.top_p_decay is 0; it must be in (0, 1]"},
+        Case{"top_p_min", [](Spec* s) { s->sampling.top_p_min = 1.5; },
+             "sampling.top_p_min is 1.5; it must be in (0, 1]"},
+        Case{"top_p_reset_id", [](Spec* s) { s->sampling.top_p_reset_id = 100; },
+             "sampling.top_p_reset_id is 100; token ids of model 'tiny' are in [0, 100)"},
+        Case{"stop_sequence_empty", [](Spec* s) { s->stopping.stop_token_sequences = {{}}; },
+             "stopping.stop_token_sequences[0] is empty"},
+        Case{"stop_sequence_range",
+             [](Spec* s) {
+               s->stopping.stop_token_sequences = {{1}, {2, 100}};
+             },
+             "stopping.stop_token_sequences[1].ids[1] is 100"},
+        Case{"stop_sequence_count",
+             [](Spec* s) { s->stopping.stop_token_sequences.assign(65, {1}); },
+             "stopping.stop_token_sequences has 65 entries; at most 64"}),
+    [](const auto& info) { return info.param.name; });
+
+TEST(ValidatedRequest, ABurstOfBeamsIsKnownAndBounded) {
+  auto model = std::make_shared<ServedModel>(*OneModel().at("tiny"));
+  model->max_context_tokens = 1 << 20;
+  const ServedModels models = {{"tiny", model}};
+  RequestSpec spec = GoodSpec();
+  spec.sampling.beam_width = 16;
+  spec.stopping.max_tokens = 4096;
+  const absl::StatusOr<ValidatedRequest> request = ValidatedRequest::Make(spec, models);
+  ASSERT_TRUE(request.ok()) << request.status();
+  EXPECT_EQ(request->num_sequences(), 16U);
+  EXPECT_EQ(request->burst_tokens(), 65536);
+  spec.output.logprobs = 1;
+  EXPECT_THAT(std::string(ValidatedRequest::Make(spec, models).status().message()),
+              HasSubstr("is 131072; it must be at most 65536"));
+}
+
+INSTANTIATE_TEST_SUITE_P(
     Prompt, RefusedRequest,
     testing::Values(
         Case{"no_part", [](Spec* s) { s->prompt.clear(); }, "prompt is empty"},

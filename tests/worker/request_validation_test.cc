@@ -74,7 +74,24 @@ TEST(RequestValidation, EachFieldOutsideItsRangeIsNamed) {
                  [](Submit& s, Sampling&) { s.set_response_format("x"); });
   expect_refused(kUnimplemented, "logits_processors",
                  [](Submit& s, Sampling&) { s.add_logits_processors("x"); });
-  expect_refused(kUnimplemented, "beam_width", [](Submit& s, Sampling&) { s.set_beam_width(2); });
+  invalid("beam_width is 17", [](Submit& s, Sampling&) { s.set_beam_width(17); });
+  const auto invalid_search = [&](const char* words, auto change) {
+    invalid(words, [&](Submit& s, Sampling& sampling) {
+      s.set_beam_width(2);
+      change(s, sampling);
+    });
+  };
+  invalid_search("length_penalty", [](Submit& s, Sampling&) { s.set_length_penalty(11); });
+  invalid_search("length_penalty", [](Submit& s, Sampling&) { s.set_length_penalty(kNan); });
+  invalid_search("beam_diversity_rate",
+                 [](Submit& s, Sampling&) { s.set_beam_diversity_rate(-101); });
+  invalid_search("num_samples", [](Submit& s, Sampling&) { s.set_num_samples(2); });
+  invalid_search("can't be resumed", [](Submit& s, Sampling&) { s.set_num_resumed(1); });
+  invalid("top_p_decay", [](Submit&, Sampling& s) { s.set_top_p_decay(1.5); });
+  invalid("top_p_min", [](Submit&, Sampling& s) { s.set_top_p_min(-0.5); });
+  invalid("top_p_reset_id", [](Submit&, Sampling& s) { s.set_top_p_reset_id(100); });
+  invalid("stop sequence", [](Submit&, Sampling& s) { s.add_stop_sequences(); });
+  invalid("stop_sequences", [](Submit&, Sampling& s) { s.add_stop_sequences()->add_ids(100); });
   expect_refused(kUnimplemented, "resume_state",
                  [](Submit& s, Sampling&) { s.set_resume_state("x"); });
   invalid("prompt is empty", [](Submit& s, Sampling&) { s.clear_prompt_token_ids(); });
@@ -114,6 +131,30 @@ TEST(RequestValidation, EachFieldOutsideItsRangeIsNamed) {
   invalid("min_tokens", [](Submit&, Sampling& s) { s.set_min_tokens(21); });
   invalid("num_logprobs", [](Submit&, Sampling& s) { s.set_num_logprobs(21); });
   invalid("num_logprobs", [](Submit&, Sampling& s) { s.set_num_logprobs(-2); });
+}
+
+TEST(RequestValidation, ASearchKeepsItsParameters) {
+  v1::WorkerSubmit submit = MakeSubmit(9, 10, 20);
+  submit.set_beam_width(4);
+  submit.set_length_penalty(1.5);
+  submit.set_beam_diversity_rate(-0.5);
+  const absl::StatusOr<Request> request = ValidateSubmit(submit, kLimits, absl::UnixEpoch());
+  ASSERT_TRUE(request.ok()) << request.status();
+  EXPECT_EQ(request->beams.width, 4);
+  EXPECT_EQ(request->beams.length_penalty, 1.5F);
+  EXPECT_EQ(request->beams.diversity_rate, -0.5F);
+  EXPECT_EQ(request->num_sequences(), 4);
+}
+
+TEST(RequestValidation, ABurstOfBeamsIsBounded) {
+  SubmitLimits limits = kLimits;
+  limits.max_context_tokens = 1 << 20;
+  v1::WorkerSubmit submit = MakeSubmit(9, 10, 4096);
+  submit.set_beam_width(16);
+  EXPECT_TRUE(ValidateSubmit(submit, limits, absl::UnixEpoch()).ok());
+  submit.mutable_sampling()->set_num_logprobs(1);
+  const absl::Status status = ValidateSubmit(submit, limits, absl::UnixEpoch()).status();
+  EXPECT_THAT(std::string(status.message()), HasSubstr("131072; it must be from 0 to 65536"));
 }
 
 TEST(RequestValidation, NoBytesThatParseMakeARequestOutsideTheLimits) {

@@ -52,7 +52,11 @@ void BlockPool::Release(int32_t block) {
 }
 
 void BlockPool::Publish(int32_t block, const BlockHash& hash) {
-  CARAVAN_CHECK(blocks_[block].references > 0 && !blocks_[block].published, "block=", block);
+  CARAVAN_CHECK(blocks_[block].references > 0, "block=", block);
+  if (blocks_[block].published) {
+    CARAVAN_CHECK(blocks_[block].hash == hash, "block=", block);
+    return;
+  }
   if (!by_hash_.try_emplace(hash, block).second) return;
   blocks_[block].published = true;
   blocks_[block].hash = hash;

@@ -31,7 +31,8 @@ class BlockPool {
   void Release(int32_t block);
 
   // The content of a used block is complete and will not change: Acquire finds it from now on.
-  // Where another block has that content already, this one stays private.
+  // Where another block has that content already, this one stays private. Holders that share a
+  // block may each say so.
   void Publish(int32_t block, const BlockHash& hash);
 
   // The block of this content with one more reference, or nothing.

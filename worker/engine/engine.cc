@@ -65,8 +65,14 @@ class Engine::Impl {
   std::thread& thread() { return thread_; }
 
  private:
+  struct BeamRun {
+    BeamSearch search;
+    BeamGroup group;
+    int32_t cached_tokens = 0;
+  };
   struct ActiveRequest {
     std::vector<SequencePtr> samples;
+    std::unique_ptr<BeamRun> beams;  // then it has no samples
     int32_t unfinished = 0;
     bool begun = false;  // one of its sequences had a slot
   };
@@ -75,7 +81,10 @@ class Engine::Impl {
     StepTiming timing;
   };
 
+  absl::Status CheckBeams(const Request& request) const;
   void TakeMail();
+  SequencePtr MakeSequence(const std::shared_ptr<const Request>& request, absl::Time arrival,
+                           int32_t sample_index) const;
   void Begin(const std::shared_ptr<const Request>& request);
   void ExpireDeadlines();
   bool SimpleStep();
@@ -84,8 +93,12 @@ class Engine::Impl {
   void CollectOldestStep();
   void Apply(const StepInFlight& collected, StepResult result);
   void ApplyToken(const SequencePtr& sequence, EmittedToken token);
+  void ApplyCandidates(const SequencePtr& sequence, BeamCandidates candidates);
   TokenEvent EventOf(Sequence& sequence) const;
   void FinishSequence(const SequencePtr& sequence, TokenEvent event);
+  void FinishBeams(const Request& request, BeamRun& run, FinishReason reason,
+                   const absl::Status& status);
+  void ForgetRequest(const Request& request, FinishReason reason);
   void FinishRequest(RequestKey key, FinishReason reason, const absl::Status& status);
   void LoseStep(const absl::Status& error);
   void Recover();
@@ -128,7 +141,6 @@ Engine::Impl::Impl(const EngineOptions& options, ModelRunner* runner, EventSink 
 absl::Status Engine::Impl::Submit(Request request) {
   const int64_t length = static_cast<int64_t>(request.prompt.size());
   if (length == 0) return absl::InvalidArgumentError("the prompt is empty");
-  if (request.beams.width > 1) return absl::UnimplementedError("beam search is not there yet");
   if (length + 1 > limits_.max_context_tokens) {
     return absl::InvalidArgumentError(
         absl::StrCat("the prompt has ", length, " tokens, the model takes at most ",
@@ -140,7 +152,24 @@ absl::Status Engine::Impl::Submit(Request request) {
                                                    blocks, " KV blocks, the worker has ",
                                                    limits_.num_blocks));
   }
+  RETURN_IF_ERROR(CheckBeams(request));
   return mailbox_.Submit(std::move(request));
+}
+
+absl::Status Engine::Impl::CheckBeams(const Request& request) const {
+  const int32_t width = request.beams.width;
+  if (width == 1) return absl::OkStatus();
+  const int32_t slots = std::min(options_.max_running_sequences, limits_.max_slots);
+  if (width > slots) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "beam_width is ", width, ", the worker runs at most ", slots, " sequences at once"));
+  }
+  const auto length = static_cast<int32_t>(request.prompt.size());
+  if (length < MaxBeamLength(limits_, length, width)) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("beam_width is ", width, " and the prompt has ", length,
+                   " tokens: so many beams do not fit into the worker's ", limits_.num_blocks,
+                   " KV blocks of ", limits_.block_tokens, " tokens"));
 }
 
 void Engine::Impl::Loop() {
@@ -179,17 +208,31 @@ void Engine::Impl::TakeMail() {
   }
 }
 
-void Engine::Impl::Begin(const std::shared_ptr<const Request>& request) {
-  const RequestKey key = request->key;
-  const absl::Time arrival = now_();
+SequencePtr Engine::Impl::MakeSequence(const std::shared_ptr<const Request>& request,
+                                       absl::Time arrival, int32_t sample_index) const {
   const int32_t prompt_tokens = static_cast<int32_t>(request->prompt.size()) - request->num_resumed;
   const bool shareable = prompt_tokens <= limits_.max_shareable_prompt_tokens;
-  const BlockHash root = RootHash(request->cache_salt, shareable ? 0 : prompt_tokens);
+  const SequenceRank rank = RankOf(*request, arrival, arrivals_, sample_index);
+  auto sequence = std::make_shared<Sequence>(request, rank, limits_.block_tokens);
+  sequence->root = RootHash(request->cache_salt, shareable ? 0 : prompt_tokens);
+  return sequence;
+}
+
+void Engine::Impl::Begin(const std::shared_ptr<const Request>& request) {
+  const RequestKey key = request->key;
   ActiveRequest& active = requests_[key];
-  for (int32_t i = 0; i < request->num_samples; ++i) {
-    const SequenceRank rank = RankOf(*request, arrival, arrivals_, i);
-    auto sequence = std::make_shared<Sequence>(request, rank, limits_.block_tokens);
-    sequence->root = root;
+  const absl::Time arrival = now_();
+  SequencePtr first = MakeSequence(request, arrival, 0);
+  if (request->beams.width > 1) {
+    const auto length = static_cast<int32_t>(request->prompt.size());
+    const int32_t max_length = MaxBeamLength(limits_, length, request->beams.width);
+    active.beams.reset(new BeamRun{BeamSearch(request, max_length), {}});
+    first->group = &active.beams->group;
+    first->group->width = request->beams.width;
+    first->group->live.push_back(first);
+  }
+  for (int32_t i = 0; i < request->num_samples && active.beams == nullptr; ++i) {
+    SequencePtr sequence = i == 0 ? first : MakeSequence(request, arrival, i);
     if (i > 0) {
       sequence->state = SequenceState::kForking;
       sequence->parent = active.samples[0];
@@ -201,7 +244,7 @@ void Engine::Impl::Begin(const std::shared_ptr<const Request>& request) {
   ++stats_.waiting_requests;
   active.unfinished = request->num_samples;
   if (request->deadline != absl::InfiniteFuture()) deadlines_.insert({request->deadline, key});
-  scheduler_.Enqueue(active.samples[0]);
+  scheduler_.Enqueue(std::move(first));
   // An earlier attempt generated everything; only its end was lost.
   if (request->num_resumed >= request->sampling.max_tokens) {
     FinishRequest(key, FinishReason::kLength, absl::OkStatus());
@@ -287,7 +330,12 @@ void Engine::Impl::Apply(const StepInFlight& collected, StepResult result) {
     if (sequence->preemptions != step.preemptions[i]) continue;
     CARAVAN_CHECK(result.slots[i].slot == sequence->slot, "slot=", sequence->slot);
     CARAVAN_CHECK(result.slots[i].tokens.size() == 1, "tokens=", result.slots[i].tokens.size());
-    ApplyToken(sequence, std::move(result.slots[i].tokens[0]));
+    EmittedToken& token = result.slots[i].tokens[0];
+    if (sequence->group != nullptr) {
+      ApplyCandidates(sequence, std::move(token.top_logprobs));
+    } else {
+      ApplyToken(sequence, std::move(token));
+    }
   }
 }
 
@@ -305,6 +353,26 @@ void Engine::Impl::ApplyToken(const SequencePtr& sequence, EmittedToken token) {
   }
 }
 
+// The last beam's candidates of a step move the search on.
+void Engine::Impl::ApplyCandidates(const SequencePtr& sequence, BeamCandidates candidates) {
+  --sequence->in_flight;
+  sequence->candidates = std::move(candidates);
+  BeamRun& run = *requests_[sequence->request->key].beams;
+  std::vector<BeamCandidates> of_live;
+  for (const SequencePtr& beam : run.group.live) {
+    if (!beam->candidates) return;
+    of_live.push_back(*beam->candidates);
+  }
+  run.cached_tokens = sequence->cached_tokens;
+  stats_.generated_tokens += static_cast<uint64_t>(run.search.num_live());
+  const std::vector<BeamChoice> choices = run.search.Advance(of_live);
+  if (run.search.ended()) {
+    FinishBeams(*sequence->request, run, FinishReason::kNone, absl::OkStatus());
+  } else {
+    scheduler_.AdvanceBeams(run.group, choices);
+  }
+}
+
 TokenEvent Engine::Impl::EventOf(Sequence& sequence) const {
   TokenEvent event;
   event.key = sequence.request->key;
@@ -316,20 +384,47 @@ TokenEvent Engine::Impl::EventOf(Sequence& sequence) const {
 
 void Engine::Impl::FinishSequence(const SequencePtr& sequence, TokenEvent event) {
   scheduler_.Finish(sequence);
-  const auto found = requests_.find(event.key);
-  if (--found->second.unfinished == 0) {
-    ++(event.finish == FinishReason::kCancelled ? stats_.cancelled : stats_.finished);
-    deadlines_.erase({sequence->request->deadline, event.key});
-    stats_.waiting_requests -= !found->second.begun;
-    released_keys_.push_back(event.key);
-    requests_.erase(found);
-  }
+  if (--requests_[event.key].unfinished == 0) ForgetRequest(*sequence->request, event.finish);
   events_.push_back(std::move(event));
+}
+
+// All beams end at once: with what the search found, or for `reason` where that is not kNone.
+void Engine::Impl::FinishBeams(const Request& request, BeamRun& run, FinishReason reason,
+                               const absl::Status& status) {
+  std::vector<BeamResult> results(static_cast<size_t>(request.beams.width));
+  if (reason == FinishReason::kNone) results = run.search.Results();
+  for (size_t i = 0; i < results.size(); ++i) {
+    TokenEvent event;
+    event.key = request.key;
+    event.sample_index = static_cast<int32_t>(i);
+    event.tokens = std::move(results[i].tokens);
+    event.finish = reason == FinishReason::kNone ? results[i].finish : reason;
+    event.status = status;
+    event.cached_prompt_tokens = run.cached_tokens;
+    event.cumulative_logprob = results[i].cumulative_logprob;
+    events_.push_back(std::move(event));
+  }
+  scheduler_.FinishBeams(run.group);
+  ForgetRequest(request, reason);
+}
+
+void Engine::Impl::ForgetRequest(const Request& request, FinishReason reason) {
+  const auto found = requests_.find(request.key);
+  ++(reason == FinishReason::kCancelled ? stats_.cancelled : stats_.finished);
+  deadlines_.erase({request.deadline, request.key});
+  stats_.waiting_requests -= !found->second.begun;
+  released_keys_.push_back(request.key);
+  requests_.erase(found);
 }
 
 void Engine::Impl::FinishRequest(RequestKey key, FinishReason reason, const absl::Status& status) {
   const auto found = requests_.find(key);
   if (found == requests_.end()) return;  // finished while the cancellation was under way
+  if (BeamRun* run = found->second.beams.get(); run != nullptr) {
+    // The sequence keeps the request while the run goes.
+    const SequencePtr first = run->group.live[0];
+    return FinishBeams(*first->request, *run, reason, status);
+  }
   const std::vector<SequencePtr> samples = found->second.samples;
   for (const SequencePtr& sequence : samples) {
     if (sequence->state == SequenceState::kFinished) continue;

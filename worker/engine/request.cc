@@ -1,5 +1,7 @@
 #include "worker/engine/request.h"
 
+#include <algorithm>
+
 namespace caravan {
 
 const char* NameOf(FinishReason reason) {
@@ -8,6 +10,8 @@ const char* NameOf(FinishReason reason) {
       return "none";
     case FinishReason::kStopToken:
       return "stop_token";
+    case FinishReason::kStopSequence:
+      return "stop_sequence";
     case FinishReason::kLength:
       return "length";
     case FinishReason::kCancelled:
@@ -18,6 +22,25 @@ const char* NameOf(FinishReason reason) {
       return "error";
   }
   return "unknown";
+}
+
+FinishReason FinishReasonOf(const SamplingParams& sampling, std::span<const int32_t> tokens,
+                            const OutputLength& output) {
+  // The runner bans stop ids until min_tokens are there, but not where they are forced otherwise.
+  if (output.emitted > sampling.min_tokens) {
+    const auto& stops = sampling.stop_token_ids;
+    if (std::find(stops.begin(), stops.end(), tokens.back()) != stops.end()) {
+      return FinishReason::kStopToken;
+    }
+    for (const std::vector<int32_t>& stop : sampling.stop_sequences) {
+      if (stop.size() > tokens.size()) continue;
+      if (std::equal(stop.begin(), stop.end(), tokens.last(stop.size()).begin())) {
+        return FinishReason::kStopSequence;
+      }
+    }
+  }
+  const bool full = output.emitted >= sampling.max_tokens || output.length >= output.max_length;
+  return full ? FinishReason::kLength : FinishReason::kNone;
 }
 
 }  // namespace caravan

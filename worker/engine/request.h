@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -80,14 +81,26 @@ struct Request {
 };
 
 enum class FinishReason : uint8_t {
-  kNone,       // goes on
-  kStopToken,  // one of stop_token_ids was emitted
-  kLength,     // max_tokens, or the model's context is full
+  kNone,          // goes on
+  kStopToken,     // one of stop_token_ids was emitted
+  kStopSequence,  // one of stop_sequences was
+  kLength,        // max_tokens, or the model's context is full
   kCancelled,
   kDeadline,  // DEADLINE_EXCEEDED
   kError,     // see TokenEvent::status
 };
 const char* NameOf(FinishReason reason);
+
+struct OutputLength {
+  int32_t emitted = 0;     // tokens of the output
+  int32_t length = 0;      // prompt and output
+  int32_t max_length = 0;  // of both
+};
+
+// What ends a sequence with its newest token. `tokens` are its last ones, at least one and as many
+// as the longest stop sequence has, where there are so many.
+FinishReason FinishReasonOf(const SamplingParams& sampling, std::span<const int32_t> tokens,
+                            const OutputLength& output);
 
 struct EmittedToken {
   int32_t token_id = 0;

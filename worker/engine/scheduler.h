@@ -59,6 +59,13 @@ class Scheduler {
   // Takes it from wherever it is; state kFinished from now on.
   void Finish(const SequencePtr& sequence);
 
+  // The live beams, which have all drawn, go on as `choices`: the first child of a beam goes on in
+  // its place, further ones fork its blocks, beams without children leave.
+  void AdvanceBeams(BeamGroup& group, const std::vector<BeamChoice>& choices);
+
+  // Finishes all live beams and gives up the group's slots.
+  void FinishBeams(BeamGroup& group);
+
   // The runner lost everything: no sequence runs now (all were finished), all slots and blocks are
   // empty, the next step is number 1.
   void Reset();
@@ -82,12 +89,19 @@ class Scheduler {
   void PlanPrefills(PlannedStep& step);
   void PlanWaiting(PlannedStep& step);
   void Admit(PlannedStep& step);
-  bool FindBlocks(Sequence& sequence);
+  bool FindBlocks(const SequencePtr& waiting);
+  int32_t BlocksOfSiblings(const Sequence& lead) const;
+  void ShareWithSiblings(const SequencePtr& lead);
+  void AdmitSiblings(const SequencePtr& lead);
   bool MakeRoom(const SequencePtr& sequence, int32_t blocks);
   void Preempt(const SequencePtr& victim);
+  void PreemptGroup(BeamGroup& group);
+  SequencePtr ForkBeam(const SequencePtr& parent);
   void PlanWork(const SequencePtr& sequence, int32_t tokens, PlannedStep& step);
   void Complete(PlannedStep& step);
-  void Leave(const SequencePtr& sequence);
+  void TakeSlot(const SequencePtr& sequence, std::vector<int32_t>& from);
+  void Leave(const SequencePtr& sequence, std::vector<int32_t>& slots);
+  void TellRunner(Sequence& sequence, SlotWork& work, StepPlan& plan);
   int32_t PrefillTokens(const PlannedStep& step) const;
 
   const SchedulerOptions options_;

@@ -16,15 +16,8 @@ Sequence::Sequence(std::shared_ptr<const Request> r, SequenceRank sequence_rank,
     : request(std::move(r)), rank(sequence_rank), tokens(request->prompt), table(block_tokens) {}
 
 FinishReason Sequence::Append(int32_t token, int32_t max_length) {
-  const SamplingParams& sampling = request->sampling;
-  const auto& stops = sampling.stop_token_ids;
-  // The runner bans stop ids until min_tokens are there, but not where they are forced otherwise.
-  const bool stop = emitted() >= sampling.min_tokens &&
-                    std::find(stops.begin(), stops.end(), token) != stops.end();
   tokens.push_back(token);
-  if (stop) return FinishReason::kStopToken;
-  const bool full = emitted() >= sampling.max_tokens || known() >= max_length;
-  return full ? FinishReason::kLength : FinishReason::kNone;
+  return FinishReasonOf(request->sampling, tokens, {emitted(), known(), max_length});
 }
 
 }  // namespace caravan

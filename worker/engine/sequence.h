@@ -4,9 +4,11 @@
 #include <compare>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/time/time.h"
+#include "worker/engine/beam_search.h"
 #include "worker/engine/block_table.h"
 #include "worker/engine/request.h"
 
@@ -36,7 +38,8 @@ SequenceRank RankOf(const Request& request, absl::Time arrival, uint64_t order,
                     int32_t sample_index);
 
 enum class SequenceState : uint8_t {
-  kForking,  // waits for its parent's prompt to be computed; not known to the scheduler
+  kForking,  // waits for its parent's prompt to be computed, or behind the first beam of its group;
+             // not known to the scheduler
   kWaiting,
   kRunning,  // has a slot and blocks
   kFinished,
@@ -44,6 +47,15 @@ enum class SequenceState : uint8_t {
 
 struct Sequence;
 using SequencePtr = std::shared_ptr<Sequence>;
+
+// The beams of one request that are computed: they take their slots together and lose them
+// together, and none goes on before all have drawn.
+struct BeamGroup {
+  int32_t width = 0;
+  std::vector<SequencePtr> live;     // in the order of the search; the first waits for all
+  std::vector<int32_t> spare_slots;  // while it runs: for beams to come
+  int32_t sequences_made = 1;
+};
 
 // The positions of a sequence, left to right:
 //   [0, computed)                  KV is written by submitted steps
@@ -59,8 +71,16 @@ struct Sequence {
   int32_t emitted() const { return known() - prompt_length() + request->num_resumed; }
   int32_t generated() const { return emitted() + in_flight; }
 
-  // Positions that can be computed now; none once the last token has been drawn.
+  // Its first `computed` positions are yet to be computed by another sequence.
+  bool awaits_shared() const {
+    return shared_from != nullptr && shared_from->computed < shared_positions;
+  }
+
+  // Positions that can be computed now; none once the last token has been drawn, nor while others
+  // are to be chosen by a search or computed by another sequence.
   int32_t lacking(int32_t max_length) const {
+    if (awaits_shared()) return 0;
+    if (group != nullptr) return in_flight > 0 ? 0 : known() - computed;
     const bool complete = generated() >= request->sampling.max_tokens || length() >= max_length;
     return complete ? 0 : length() - computed;
   }
@@ -80,6 +100,7 @@ struct Sequence {
 
   BlockTable table;
   int32_t slot = -1;
+  bool set_up = false;      // the runner was told of the slot
   uint64_t first_step = 0;  // in that slot
   bool preempted = false;
   uint32_t preemptions = 0;   // draws submitted before the last one are dropped
@@ -88,6 +109,14 @@ struct Sequence {
   SequencePtr parent;              // whose blocks it may fork, until it runs for the first time
   std::vector<SequencePtr> forks;  // that wait for this one's prompt
   bool announced = false;          // an event was sent
+
+  // Beams only.
+  BeamGroup* group = nullptr;
+  std::optional<BeamCandidates> candidates;  // drawn, and the others' are awaited
+  int32_t told = 0;                          // tokens that the runner has been told
+  // Whose blocks of the first positions it holds too, which that one computes.
+  SequencePtr shared_from;
+  int32_t shared_positions = 0;
 };
 
 }  // namespace caravan

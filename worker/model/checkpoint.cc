@@ -6,13 +6,19 @@
 #include <set>
 
 #include "common/status.h"
-#include "worker/model/json_reader.h"
+#include "worker/model/files/fastertransformer_folder.h"
+#include "worker/model/files/json_reader.h"
+#include "worker/model/files/safetensors.h"
+#include "worker/model/files/torch_file.h"
+#include "worker/model/tensor_copy.h"
 
 namespace caravan {
 namespace {
 
-constexpr char kSingleFile[] = "model.safetensors";
-constexpr char kIndexFile[] = "model.safetensors.index.json";
+constexpr char kSafetensorsFile[] = "model.safetensors";
+constexpr char kTorchFile[] = "pytorch_model.bin";
+constexpr char kIndexSuffix[] = ".index.json";
+constexpr char kFasterTransformerFile[] = "config.ini";
 constexpr int64_t kMaxIndexBytes = 64 << 20;
 constexpr int64_t kSampleBytes = 4096;  // of each tensor's begin, middle and end
 
@@ -25,14 +31,19 @@ absl::Status NoWeights(const std::string& folder) {
       found = absl::StrCat(" (it has ", name, ", which is not read)");
     }
   }
-  return absl::NotFoundError(absl::StrCat("model folder ", folder, " has neither ", kSingleFile,
-                                          " nor ", kIndexFile, found));
+  return absl::NotFoundError(absl::StrCat(
+      "model folder ", folder, " has neither ", kSafetensorsFile, " nor ", kTorchFile,
+      " nor one of them with ", kIndexSuffix, ", nor ", kFasterTransformerFile, found));
 }
 
-// {tensor name: file name} of the index; empty where there is a single file.
-absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const std::string& folder) {
+absl::StatusOr<std::unique_ptr<TensorFile>> OpenFile(const std::string& path) {
+  if (path.ends_with(".bin")) return TorchFile::Open(path);
+  return SafetensorsFile::Open(path);
+}
+
+// {tensor name: file name} of the index.
+absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const std::string& path) {
   std::map<std::string, std::string> places;
-  const std::string path = folder + "/" + kIndexFile;
   ASSIGN_OR_RETURN(const std::string text, ReadSmallFile(path, kMaxIndexBytes));
   ASSIGN_OR_RETURN(const nlohmann::json root, ParseJsonObject(text, path));
   const auto weight_map = root.find("weight_map");
@@ -52,43 +63,76 @@ absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const std::string& 
   return places;
 }
 
+// A sample of a matrix that lies in parts: of its first, middle and last row.
+void AddRows(const TensorInfo& tensor, Fingerprint* fingerprint) {
+  const int64_t element_bytes = SizeOf(*tensor.dtype());
+  const int64_t cols = std::min(tensor.shape[1], kSampleBytes / element_bytes);
+  std::vector<std::byte> sample(static_cast<size_t>(cols * element_bytes));
+  for (const int64_t row : {int64_t{0}, tensor.shape[0] / 2, tensor.shape[0] - 1}) {
+    CopyElements(tensor, {row, 1}, {0, cols}, *tensor.dtype(), sample.data());
+    fingerprint->Add(sample.data(), sample.size());
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<Checkpoint> Checkpoint::Open(const std::string& folder) {
   Checkpoint checkpoint;
-  std::map<std::string, std::string> places;
-  std::set<std::string> names;
   std::error_code error;
-  const bool single = std::filesystem::exists(folder + "/" + kSingleFile, error);
-  if (single) {
-    names.insert(kSingleFile);
-    checkpoint.description_ = folder + "/" + kSingleFile;
-  } else if (std::filesystem::exists(folder + "/" + kIndexFile, error)) {
-    ASSIGN_OR_RETURN(places, ReadIndex(folder));
-    for (const auto& [tensor, file] : places) names.insert(file);
-    checkpoint.description_ = folder + "/" + kIndexFile;
-  } else {
+  for (const char* name : {kSafetensorsFile, kTorchFile}) {
+    checkpoint.description_ = absl::StrCat(folder, "/", name);
+    if (std::filesystem::exists(checkpoint.description_, error)) {
+      ASSIGN_OR_RETURN(auto file, OpenFile(checkpoint.description_));
+      RETURN_IF_ERROR(checkpoint.Add(std::move(file)));
+      return checkpoint;
+    }
+    const std::string index = absl::StrCat(name, kIndexSuffix);
+    checkpoint.description_ = absl::StrCat(folder, "/", index);
+    if (std::filesystem::exists(checkpoint.description_, error)) {
+      RETURN_IF_ERROR(checkpoint.OpenShards(folder, index));
+      return checkpoint;
+    }
+  }
+  if (!std::filesystem::exists(absl::StrCat(folder, "/", kFasterTransformerFile), error)) {
     return NoWeights(folder);
   }
+  checkpoint.description_ = folder;
+  ASSIGN_OR_RETURN(auto file, FasterTransformerFolder::Open(folder));
+  RETURN_IF_ERROR(checkpoint.Add(std::move(file)));
+  return checkpoint;
+}
+
+absl::Status Checkpoint::OpenShards(const std::string& folder, const std::string& index) {
+  ASSIGN_OR_RETURN(const auto places, ReadIndex(description_));
+  std::set<std::string> names;
+  for (const auto& [tensor, file] : places) names.insert(file);
   for (const std::string& name : names) {
-    ASSIGN_OR_RETURN(auto file, SafetensorsFile::Open(absl::StrCat(folder, "/", name)));
+    ASSIGN_OR_RETURN(auto file, OpenFile(absl::StrCat(folder, "/", name)));
     for (const TensorInfo& tensor : file->tensors()) {
       const auto place = places.find(tensor.name);
-      if (!single && (place == places.end() || place->second != name)) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            file->path(), ": tensor ", tensor.name, " is here, ", kIndexFile, " has it ",
-            place == places.end() ? "nowhere" : absl::StrCat("in ", place->second)));
-      }
-      checkpoint.tensors_[tensor.name] = {file.get(), &tensor};
+      if (place != places.end() && place->second == name) continue;
+      return absl::InvalidArgumentError(
+          absl::StrCat(file->path(), ": tensor ", tensor.name, " is here, ", index, " has it ",
+                       place == places.end() ? "nowhere" : absl::StrCat("in ", place->second)));
     }
-    checkpoint.files_.push_back(std::move(file));
+    RETURN_IF_ERROR(Add(std::move(file)));
   }
   for (const auto& [tensor, file] : places) {
-    if (checkpoint.tensors_.contains(tensor)) continue;
+    if (tensors_.contains(tensor)) continue;
     return absl::InvalidArgumentError(absl::StrCat(folder, "/", file, ": tensor ", tensor,
-                                                   " is missing, ", kIndexFile, " has it here"));
+                                                   " is missing, ", index, " has it here"));
   }
-  return checkpoint;
+  return absl::OkStatus();
+}
+
+absl::Status Checkpoint::Add(std::unique_ptr<TensorFile> file) {
+  for (const TensorInfo& tensor : file->tensors()) {
+    if (tensors_.emplace(tensor.name, Entry{file.get(), &tensor}).second) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat(file->path(), ": tensor ", tensor.name, " is there twice"));
+  }
+  files_.push_back(std::move(file));
+  return absl::OkStatus();
 }
 
 void Checkpoint::AddTo(Fingerprint* fingerprint) const {
@@ -97,6 +141,10 @@ void Checkpoint::AddTo(Fingerprint* fingerprint) const {
     fingerprint->Add(name);
     fingerprint->Add(tensor.dtype_name);
     fingerprint->Add(tensor.ShapeText());
+    if (!tensor.parts.empty() && tensor.dtype()) {
+      AddRows(tensor, fingerprint);
+      continue;
+    }
     const int64_t sample = std::min(tensor.bytes, kSampleBytes);
     for (const int64_t begin : {int64_t{0}, (tensor.bytes - sample) / 2, tensor.bytes - sample}) {
       fingerprint->Add(tensor.data + begin, static_cast<size_t>(sample));

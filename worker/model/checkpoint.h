@@ -1,5 +1,5 @@
-// The tensors of a Hugging Face model folder: model.safetensors, or the shards that
-// model.safetensors.index.json names.
+// The tensors of a model folder: Hugging Face's (model.safetensors or pytorch_model.bin, or the
+// shards that the index beside them names) or FasterTransformer's.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "worker/model/safetensors.h"
+#include "worker/model/files/tensor_info.h"
 
 namespace caravan {
 
@@ -29,11 +29,13 @@ class Fingerprint {
 
 class Checkpoint {
  public:
-  // Maps all files and checks that each tensor is in one file, the one that the index says.
+  // Maps all files and checks that each tensor is in one file, the one that the index says. Where
+  // several formats lie in the folder, safetensors go before torch's, and these before
+  // FasterTransformer's.
   static absl::StatusOr<Checkpoint> Open(const std::string& folder);
 
   struct Entry {
-    const SafetensorsFile* file;
+    const TensorFile* file;
     const TensorInfo* tensor;
   };
   // By name; pointers live as long as the checkpoint.
@@ -45,7 +47,10 @@ class Checkpoint {
   void AddTo(Fingerprint* fingerprint) const;
 
  private:
-  std::vector<std::unique_ptr<SafetensorsFile>> files_;
+  absl::Status Add(std::unique_ptr<TensorFile> file);
+  absl::Status OpenShards(const std::string& folder, const std::string& index);
+
+  std::vector<std::unique_ptr<TensorFile>> files_;
   std::map<std::string, Entry> tensors_;
   std::string description_;
 };

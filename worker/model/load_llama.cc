@@ -29,7 +29,9 @@ absl::Status CheckOptions(const LoadOptions& options) {
 absl::StatusOr<int32_t> ContextTokens(const LoadOptions& options, const ModelConfig& config) {
   const int32_t most = config.DefaultContextTokens();
   if (options.max_context_tokens == 0) return most;
-  if (options.max_context_tokens <= most) return options.max_context_tokens;
+  if (options.max_context_tokens <= most || !config.max_positions_known) {
+    return options.max_context_tokens;
+  }
   return absl::InvalidArgumentError(absl::StrCat("--max_context_tokens is ",
                                                  options.max_context_tokens,
                                                  ", the model is made for at most ", most));

@@ -5,7 +5,8 @@
 #include <limits>
 
 #include "common/status.h"
-#include "worker/model/json_reader.h"
+#include "worker/model/files/fastertransformer_folder.h"
+#include "worker/model/files/json_reader.h"
 
 namespace caravan {
 namespace {
@@ -200,6 +201,42 @@ void SortUnique(std::vector<int32_t>* ids) {
   ids->erase(std::unique(ids->begin(), ids->end()), ids->end());
 }
 
+// What the folder leaves out was fixed in FasterTransformer, or had no limit there; its start_id
+// and end_id are often wrong (0 and 1), so the tokenizer's are taken.
+absl::StatusOr<ModelConfig> LoadFasterTransformerConfig(const std::string& folder) {
+  constexpr int32_t kTrainedPositions = 2048;
+  ASSIGN_OR_RETURN(const FasterTransformerConfig source, ReadFasterTransformerConfig(folder));
+  ModelConfig config;
+  config.hidden_size = static_cast<int32_t>(std::min(source.hidden_size(), kMaxHidden + 1));
+  config.intermediate_size = source.inter_size;
+  config.num_layers = source.num_layer;
+  config.num_heads = config.num_kv_heads = source.head_num;
+  config.head_size = source.size_per_head;
+  config.vocab_size = source.vocab_size;
+  config.max_positions = source.max_positions.value_or(kTrainedPositions);
+  config.max_positions_known = source.max_positions.has_value();
+  config.rms_norm_eps = static_cast<float>(source.layernorm_eps);
+  TensorInfo weights;
+  weights.dtype_name = source.dtype_name;
+  config.dtype = weights.dtype();
+  const std::string file = folder + "/config.ini: ";
+  if (config.hidden_size > kMaxHidden || config.intermediate_size > kMaxIntermediate ||
+      config.num_layers > kMaxLayers || config.num_heads > kMaxHeads) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        file, "head_num * size_per_head, inter_size, num_layer and head_num must be at most ",
+        kMaxHidden, ", ", kMaxIntermediate, ", ", kMaxLayers, " and ", kMaxHeads));
+  }
+  if (config.head_size < 32 || config.head_size > 256 || config.head_size % 2 != 0) {
+    return absl::InvalidArgumentError(absl::StrCat(file, "size_per_head is ", config.head_size,
+                                                   ", must be even and in [32, 256]"));
+  }
+  if (!(config.rms_norm_eps >= 1e-30F && config.rms_norm_eps <= 1)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(file, "layernorm_eps is ", source.layernorm_eps, ", must be in [1e-30, 1]"));
+  }
+  return config;
+}
+
 }  // namespace
 
 int32_t ModelConfig::DefaultContextTokens() const {
@@ -242,7 +279,11 @@ absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& folder) {
   const std::string path = folder + "/config.json";
   const absl::StatusOr<std::string> text = ReadSmallFile(path, kMaxConfigBytes);
   if (absl::IsNotFound(text.status())) {
-    return absl::NotFoundError(absl::StrCat("model folder ", folder, " has no config.json"));
+    if (std::filesystem::exists(folder + "/config.ini", error)) {
+      return LoadFasterTransformerConfig(folder);
+    }
+    return absl::NotFoundError(
+        absl::StrCat("model folder ", folder, " has neither config.json nor config.ini"));
   }
   RETURN_IF_ERROR(text.status());
   ASSIGN_OR_RETURN(ModelConfig config, ParseModelConfig(*text, path));

@@ -42,6 +42,8 @@ struct ModelConfig {
   int32_t head_size = 0;
   int32_t vocab_size = 0;
   int32_t max_positions = 0;  // max_position_embeddings
+  // False: the checkpoint does not say, and a longer context may be chosen.
+  bool max_positions_known = true;
   float rms_norm_eps = 1e-6F;
   RopeConfig rope;
   bool tie_word_embeddings = false;
@@ -60,7 +62,8 @@ struct ModelConfig {
 // field, value and limit. Only LlamaForCausalLM is known.
 absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view json, std::string_view file);
 
-// Reads config.json, and generation_config.json where there is one, of a model folder.
+// Reads config.json, and generation_config.json where there is one, of a model folder; where there
+// is none, the config.ini of a FasterTransformer checkpoint.
 absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& folder);
 
 }  // namespace caravan

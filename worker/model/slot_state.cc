@@ -11,6 +11,8 @@ namespace {
 
 constexpr uint32_t kInPrompt = 0x80000000U;
 
+static_assert(kMaxBeamWidth <= kMaxTopLogprobs, "a search needs as many as it has beams");
+
 bool HasPenalties(const SamplingParams& sampling) {
   return sampling.repetition_penalty != 1 || sampling.frequency_penalty != 0 ||
          sampling.presence_penalty != 0;

@@ -1,8 +1,5 @@
 #include "worker/model/weight_loader.h"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <atomic>
 #include <mutex>
@@ -12,7 +9,7 @@
 #include "absl/strings/str_join.h"
 #include "common/status.h"
 #include "worker/model/dummy_weights.h"
-#include "worker/model/number_format.h"
+#include "worker/model/tensor_copy.h"
 
 namespace caravan {
 namespace {
@@ -67,37 +64,20 @@ void ForEachChunk(const std::vector<WeightPiece>& pieces, const LoadThreads& thr
   for (std::thread& helper : helpers) helper.join();
 }
 
-const std::byte* Source(const TensorInfo& tensor, const Chunk& chunk, int64_t row) {
-  const WeightPiece& piece = *chunk.piece;
-  const int64_t element =
-      (piece.rows.begin + chunk.rows.begin + row) * piece.whole_cols() + piece.cols.begin;
-  return tensor.data + element * SizeOf(*tensor.dtype());
+// The chunk's rows within the whole tensor.
+Slice RowsOf(const Chunk& chunk) {
+  return {chunk.piece->rows.begin + chunk.rows.begin, chunk.rows.count};
 }
 
 void Prefetch(const TensorInfo& tensor, const Chunk& chunk) {
-  static const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-  const std::byte* begin = Source(tensor, chunk, 0);
-  const std::byte* end = Source(tensor, chunk, chunk.rows.count - 1) +
-                         chunk.piece->cols.count * SizeOf(*tensor.dtype());
-  begin -= reinterpret_cast<uintptr_t>(begin) % page;  // madvise wants whole pages
-  madvise(const_cast<std::byte*>(begin), static_cast<size_t>(end - begin), MADV_WILLNEED);
+  PrefetchElements(tensor, RowsOf(chunk), chunk.piece->cols);
 }
 
 void CopyChunk(const TensorInfo& tensor, const Chunk& chunk) {
   const WeightPiece& piece = *chunk.piece;
-  auto* target = static_cast<std::byte*>(piece.target);
-  const int64_t target_row_bytes = piece.cols.count * SizeOf(piece.dtype);
-  if (piece.cols.count == piece.whole_cols()) {
-    ConvertElements(Source(tensor, chunk, 0), *tensor.dtype(),
-                    target + chunk.rows.begin * target_row_bytes, piece.dtype,
-                    chunk.rows.count * piece.cols.count);
-    return;
-  }
-  for (int64_t row = 0; row < chunk.rows.count; ++row) {
-    ConvertElements(Source(tensor, chunk, row), *tensor.dtype(),
-                    target + (chunk.rows.begin + row) * target_row_bytes, piece.dtype,
-                    piece.cols.count);
-  }
+  auto* to = static_cast<std::byte*>(piece.target) +
+             chunk.rows.begin * piece.cols.count * SizeOf(piece.dtype);
+  CopyElements(tensor, RowsOf(chunk), piece.cols, piece.dtype, to);
 }
 
 }  // namespace

@@ -17,10 +17,9 @@ grpc::ServerUnaryReactor* InferReactor::Start(EventLoop* loop, InferenceServer* 
                                               grpc::ByteBuffer* response) {
   std::shared_ptr<InferReactor> reactor(new InferReactor(loop, server, response));
   reactor->self_ = reactor;
-  inference::ModelInferRequest message;
-  absl::Status status = Parse(request, &message);
-  absl::StatusOr<InferRequest> parsed = status;
-  if (status.ok()) parsed = FromProto(std::move(message), CallInfoOf(*call), /*streaming=*/false);
+  std::string id;
+  absl::StatusOr<InferRequest> parsed =
+      ParseInferRequest(request, CallInfoOf(*call), /*streaming=*/false, &id);
   loop->Post([reactor, parsed = std::move(parsed)]() mutable {
     if (!parsed.ok()) return reactor->FinishOnce(parsed.status());
     reactor->Begin(*std::move(parsed));

@@ -5,7 +5,6 @@
 #include "common/log.h"
 #include "common/server.h"
 #include "common/status.h"
-#include "common/utf8.h"
 #include "gateway/triton/grpc/translate.h"
 
 namespace caravan {
@@ -43,12 +42,9 @@ void StreamReactor::OnReadDone(bool ok) {
       self->FinishIfOver();
     });
   }
-  inference::ModelInferRequest message;
-  const absl::Status status = Parse(std::exchange(incoming_, {}), &message);
-  std::string id = message.id();
-  if (FindInvalidUtf8(id) != std::string::npos) id.clear();
-  absl::StatusOr<InferRequest> parsed = status;
-  if (status.ok()) parsed = FromProto(std::move(message), call_info_, /*streaming=*/true);
+  std::string id;
+  absl::StatusOr<InferRequest> parsed =
+      ParseInferRequest(std::exchange(incoming_, {}), call_info_, /*streaming=*/true, &id);
   loop_->Post([self = self_, id = std::move(id), parsed = std::move(parsed)]() mutable {
     self->Begin(id, std::move(parsed));
     self->ReadNext();
@@ -61,18 +57,16 @@ void StreamReactor::Begin(const std::string& id, absl::StatusOr<InferRequest> pa
   Request* request = requests_.front().get();
   request->place = requests_.begin();
   request->id = id;
-  absl::StatusOr<std::shared_ptr<Inference>> inference = parsed.status();
+  request->refusal = parsed.status();
   if (parsed.ok()) {
     request->in_order = !server_->AnswersMoreThanOnce(parsed->model_name);
-    inference = server_->Infer(*std::move(parsed), request);
-  }
-  if (request->in_order) in_order_.push_back(request);
-  if (inference.ok()) {
-    request->inference = *std::move(inference);
-  } else {
+    if (request->in_order) in_order_.push_back(request);
+    absl::StatusOr<std::shared_ptr<Inference>> inference =
+        server_->Infer(*std::move(parsed), request);
     request->refusal = inference.status();
-    GiveTurn(request);
+    if (inference.ok()) request->inference = *std::move(inference);
   }
+  if (!request->refusal.ok()) GiveTurn(request);
 }
 
 void StreamReactor::ReadNext() {

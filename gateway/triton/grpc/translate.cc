@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/status.h"
+#include "common/utf8.h"
 
 namespace caravan {
 namespace {
@@ -152,8 +153,12 @@ void ToProto(const DurationStatistic& duration, inference::StatisticDuration* ou
 
 }  // namespace
 
-absl::StatusOr<InferRequest> FromProto(inference::ModelInferRequest message, const CallInfo& call,
-                                       bool streaming) {
+absl::StatusOr<InferRequest> ParseInferRequest(grpc::ByteBuffer bytes, const CallInfo& call,
+                                               bool streaming, std::string* id) {
+  inference::ModelInferRequest message;
+  const absl::Status status = Parse(std::move(bytes), &message);
+  *id = FindInvalidUtf8(message.id()) == std::string::npos ? message.id() : "";
+  RETURN_IF_ERROR(status);
   InferRequest request;
   request.model_name = message.model_name();
   request.model_version = message.model_version();

@@ -13,9 +13,10 @@
 namespace caravan {
 
 // Takes the message's data. Typed contents are packed. INVALID_ARGUMENT names the input whose data
-// is missing, doubled, of another type or out of its type's range.
-absl::StatusOr<InferRequest> FromProto(inference::ModelInferRequest message, const CallInfo& call,
-                                       bool streaming);
+// is missing, doubled, of another type or out of its type's range. `id` is what could be read of
+// the request's, error or not.
+absl::StatusOr<InferRequest> ParseInferRequest(grpc::ByteBuffer bytes, const CallInfo& call,
+                                               bool streaming, std::string* id);
 // Takes the response's data.
 inference::ModelInferResponse ToProto(InferResponse response);
 // The error of one request on a stream, which is its final response.

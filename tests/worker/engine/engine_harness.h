@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <map>
 #include <memory>
 #include <numeric>
@@ -11,6 +13,7 @@
 #include <vector>
 
 #include "tests/worker/engine/fake_model_runner.h"
+#include "worker/engine/beam_search.h"
 #include "worker/engine/engine.h"
 
 namespace caravan {
@@ -21,6 +24,8 @@ struct Output {
   absl::Status status;
   int32_t cached_prompt_tokens = 0;
   int32_t events = 0;
+  float cumulative_logprob = 0;
+  std::vector<float> logprobs;
 
   bool operator==(const Output& other) const {
     return tokens == other.tokens && finish == other.finish;
@@ -41,6 +46,13 @@ inline Request MakeRequest(RequestKey key, std::vector<int32_t> prompt, int32_t 
   return request;
 }
 
+inline bool EndsInOne(const std::vector<int32_t>& tokens,
+                      const std::vector<std::vector<int32_t>>& words) {
+  return std::any_of(words.begin(), words.end(), [&](const auto& word) {
+    return tokens.size() >= word.size() && std::equal(word.rbegin(), word.rend(), tokens.rbegin());
+  });
+}
+
 class EngineHarness {
  public:
   EngineHarness(EngineOptions options, const RunnerLimits& limits) : runner_(limits) {
@@ -59,7 +71,7 @@ class EngineHarness {
     absl::Status status = engine_->Submit(request);
     if (status.ok()) {
       num_resumed_[request.key] = request.num_resumed;
-      for (int32_t i = 0; i < request.num_samples; ++i) outputs_.erase({request.key, i});
+      for (int32_t i = 0; i < request.num_sequences(); ++i) outputs_.erase({request.key, i});
     }
     return status;
   }
@@ -111,11 +123,86 @@ class EngineHarness {
       ++generated;
       if (stop) {
         output.finish = FinishReason::kStopToken;
+      } else if (generated > request.sampling.min_tokens &&
+                 EndsInOne(tokens, request.sampling.stop_sequences)) {
+        output.finish = FinishReason::kStopSequence;
       } else if (static_cast<int32_t>(tokens.size()) >= max_length) {
         output.finish = FinishReason::kLength;
       }
     }
     return output;
+  }
+
+  // The beams that the request answers, by a search that keeps whole token lists and sorts all that
+  // could follow.
+  std::vector<Output> BeamsAlone(const Request& request) const {
+    struct Beam {
+      std::vector<int32_t> tokens;
+      Output output;
+    };
+    const RunnerLimits& limits = runner_.limits();
+    const auto prompt_tokens = static_cast<int32_t>(request.prompt.size());
+    const int32_t width = request.beams.width;
+    const int32_t max_length = MaxBeamLength(limits, prompt_tokens, width);
+    const auto score = [&](const Beam& beam, int32_t place) {
+      const double length = static_cast<double>(beam.tokens.size());
+      return beam.output.cumulative_logprob /
+                 std::pow(length, double{request.beams.length_penalty}) +
+             double{request.beams.diversity_rate} * place;
+    };
+    std::vector<Beam> beams = {{request.prompt, {}}};
+    const auto is_live = [](const Beam& b) { return b.output.finish == FinishReason::kNone; };
+    while (std::any_of(beams.begin(), beams.end(), is_live)) {
+      std::vector<std::pair<double, Beam>> all;
+      for (const Beam& beam : beams) {
+        if (!is_live(beam)) {
+          all.emplace_back(score(beam, 0), beam);
+          continue;
+        }
+        int32_t place = 0;
+        for (const auto& [token, logprob] :
+             runner_.Candidates(beam.tokens, prompt_tokens, request.sampling, width)) {
+          Beam next = beam;
+          next.tokens.push_back(token);
+          next.output.tokens.push_back(token);
+          next.output.logprobs.push_back(logprob);
+          next.output.cumulative_logprob += logprob;
+          const auto generated = static_cast<int32_t>(next.output.tokens.size());
+          const auto& stops = request.sampling.stop_token_ids;
+          if (generated > request.sampling.min_tokens &&
+              std::find(stops.begin(), stops.end(), token) != stops.end()) {
+            next.output.finish = FinishReason::kStopToken;
+          } else if (generated > request.sampling.min_tokens &&
+                     EndsInOne(next.tokens, request.sampling.stop_sequences)) {
+            next.output.finish = FinishReason::kStopSequence;
+          } else if (generated >= request.sampling.max_tokens ||
+                     static_cast<int32_t>(next.tokens.size()) >= max_length) {
+            next.output.finish = FinishReason::kLength;
+          }
+          all.emplace_back(score(next, place++), std::move(next));
+        }
+      }
+      std::stable_sort(all.begin(), all.end(),
+                       [](const auto& a, const auto& b) { return a.first > b.first; });
+      all.resize(std::min(all.size(), static_cast<size_t>(width)));
+      beams.clear();
+      for (auto& entry : all) beams.push_back(std::move(entry.second));
+    }
+    std::vector<Output> outputs;
+    for (Beam& beam : beams) outputs.push_back(std::move(beam.output));
+    return outputs;
+  }
+
+  void ExpectBeamsAlone(const Request& request) {
+    const std::vector<Output> beams = BeamsAlone(request);
+    for (int32_t i = 0; i < request.beams.width; ++i) {
+      const Output& output = OutputOf(request.key, i);
+      const auto where = ::testing::Message() << "request " << request.key << " beam " << i;
+      EXPECT_EQ(output.tokens, beams[i].tokens) << where;
+      EXPECT_EQ(output.logprobs, beams[i].logprobs) << where;
+      EXPECT_EQ(output.cumulative_logprob, beams[i].cumulative_logprob) << where;
+      EXPECT_STREQ(NameOf(output.finish), NameOf(beams[i].finish)) << where;
+    }
   }
 
   void ExpectAlone(const Request& request) {
@@ -160,7 +247,11 @@ class EngineHarness {
         output.cached_prompt_tokens = event.cached_prompt_tokens;
         if (!event.tokens.empty()) first_tokens_.push_back(event.key);
       }
-      for (const EmittedToken& token : event.tokens) output.tokens.push_back(token.token_id);
+      for (const EmittedToken& token : event.tokens) {
+        output.tokens.push_back(token.token_id);
+        output.logprobs.push_back(token.logprob);
+      }
+      output.cumulative_logprob = event.cumulative_logprob;
       output.finish = event.finish;
       output.status = event.status;
     }

@@ -68,6 +68,7 @@ class RandomSchedule {
   uint64_t steps() { return harness_->engine().Stats().steps; }
   EngineStats Stats() { return harness_->engine().Stats(); }
   int64_t compared() const { return compared_; }
+  int64_t searches() const { return searches_; }
   bool failed() const {
     return ::testing::Test::HasFailure() || !harness_->runner().errors().empty();
   }
@@ -87,6 +88,7 @@ class RandomSchedule {
     }
     if (request.prompt.empty()) request.prompt.push_back(0);
     if (Chance(20)) request.num_samples = Pick(2, 5);
+    if (Chance(20)) MakeBeams(request);
     request.priority = Chance(30) ? Pick(-2, 2) : 0;
     if (Chance(10)) request.deadline = harness_->now() + absl::Milliseconds(Pick(0, 2000));
     request.cache_salt = Chance(20) ? Pick(1, 2) : 0;
@@ -94,8 +96,19 @@ class RandomSchedule {
     for (int32_t i = Chance(60) ? Pick(1, 4) : 0; i > 0; --i) {
       request.sampling.stop_token_ids.push_back(Pick(0, limits_.vocab_size - 1));
     }
+    for (int32_t i = Chance(30) ? Pick(1, 3) : 0; i > 0; --i) {
+      auto& word = request.sampling.stop_sequences.emplace_back();
+      for (int32_t k = Pick(1, 2); k > 0; --k) word.push_back(Pick(0, limits_.vocab_size - 1));
+    }
     if (Chance(20)) request.sampling.min_tokens = Pick(0, request.sampling.max_tokens);
     return request;
+  }
+
+  void MakeBeams(Request& request) {
+    request.num_samples = 1;
+    request.beams.width = Pick(2, 6);
+    if (Chance(50)) request.beams.length_penalty = 0.25F * static_cast<float>(Pick(-4, 8));
+    if (Chance(30)) request.beams.diversity_rate = 0.125F * static_cast<float>(Pick(-4, 8));
   }
 
   // The first half of a request that runs elsewhere: its client comes back with what it got.
@@ -109,11 +122,15 @@ class RandomSchedule {
 
   void SubmitOne() {
     Request request = RandomRequest();
-    if (Chance(10)) Resume(request);
+    if (Chance(10) && request.beams.width == 1) Resume(request);
     const absl::Status status = harness_->Submit(request);
     const int32_t length = static_cast<int32_t>(request.prompt.size());
-    const bool fits = length + 1 <= limits_.max_context_tokens &&
-                      length <= limits_.num_blocks * limits_.block_tokens;
+    const int32_t width = request.beams.width;
+    const bool fits =
+        length + 1 <= limits_.max_context_tokens &&
+        length <= limits_.num_blocks * limits_.block_tokens &&
+        (width == 1 || (length + 1 <= MaxBeamLength(limits_, length, width) &&
+                        width <= std::min(limits_.max_slots, options_.max_running_sequences)));
     EXPECT_EQ(absl::IsInvalidArgument(status), !fits) << status;
     EXPECT_TRUE(!fits || status.ok() || absl::IsResourceExhausted(status)) << status;
     if (status.ok()) requests_.emplace(request.key, request);
@@ -125,13 +142,33 @@ class RandomSchedule {
     cancelled_.insert(key);
   }
 
+  // A search yields all of its beams, or nothing.
+  void JudgeBeams(const Request& request) {
+    const FinishReason finish = harness_->OutputOf(request.key).finish;
+    if (finish == FinishReason::kStopToken || finish == FinishReason::kStopSequence ||
+        finish == FinishReason::kLength) {
+      harness_->ExpectBeamsAlone(request);
+      ++searches_;
+      return;
+    }
+    EXPECT_TRUE(finish == FinishReason::kCancelled  ? cancelled_.contains(request.key)
+                : finish == FinishReason::kDeadline ? request.deadline <= harness_->now()
+                                                    : finish == FinishReason::kError && failures_);
+    for (int32_t i = 0; i < request.beams.width; ++i) {
+      EXPECT_STREQ(NameOf(harness_->OutputOf(request.key, i).finish), NameOf(finish));
+      EXPECT_TRUE(harness_->OutputOf(request.key, i).tokens.empty());
+    }
+  }
+
   void Judge(const Request& request) {
+    if (request.beams.width > 1) return JudgeBeams(request);
     for (int32_t i = 0; i < request.num_samples; ++i) {
       const Output& output = harness_->OutputOf(request.key, i);
       const Output alone = harness_->Alone(request, i);
       const auto where = ::testing::Message() << "request " << request.key << " sample " << i;
       switch (output.finish) {
         case FinishReason::kStopToken:
+        case FinishReason::kStopSequence:
         case FinishReason::kLength:
           EXPECT_EQ(output.tokens, alone.tokens) << where;
           EXPECT_STREQ(NameOf(output.finish), NameOf(alone.finish)) << where;
@@ -166,6 +203,7 @@ class RandomSchedule {
   std::set<RequestKey> cancelled_;
   RequestKey last_key_ = 0;
   int64_t compared_ = 0;
+  int64_t searches_ = 0;
 };
 
 TEST(EngineProperty, RandomSchedulesChangeNoOutputAndLeakNoBlock) {
@@ -176,6 +214,7 @@ TEST(EngineProperty, RandomSchedulesChangeNoOutputAndLeakNoBlock) {
               static_cast<unsigned long long>(seed), static_cast<unsigned long long>(wanted));
   EngineStats sum;
   int64_t compared = 0;
+  int64_t searches = 0;
   int32_t schedules = 0;
   while (sum.steps < wanted) {
     const uint64_t schedule_seed = seed + schedules++;
@@ -188,19 +227,21 @@ TEST(EngineProperty, RandomSchedulesChangeNoOutputAndLeakNoBlock) {
     sum.cached_tokens += stats.cached_tokens;
     sum.cancelled += stats.cancelled;
     compared += schedule.compared();
+    searches += schedule.searches();
     ASSERT_FALSE(schedule.failed())
         << "repeat with CARAVAN_TEST_SEED=" << schedule_seed << " CARAVAN_TEST_STEPS=1";
   }
   std::printf(
-      "%d schedules, %llu steps, %lld outputs compared, %llu preemptions, %llu tokens from "
-      "the cache, %llu cancelled\n",
+      "%d schedules, %llu steps, %lld outputs and %lld searches compared, %llu preemptions, %llu "
+      "tokens from the cache, %llu cancelled\n",
       schedules, static_cast<unsigned long long>(sum.steps), static_cast<long long>(compared),
-      static_cast<unsigned long long>(sum.preemptions),
+      static_cast<long long>(searches), static_cast<unsigned long long>(sum.preemptions),
       static_cast<unsigned long long>(sum.cached_tokens),
       static_cast<unsigned long long>(sum.cancelled));
   // Otherwise the schedules do not test what they are made for.
   if (sum.steps >= 100000) {
     EXPECT_GT(compared, 1000);
+    EXPECT_GT(searches, 200);
     EXPECT_GT(sum.preemptions, 100u);
     EXPECT_GT(sum.cached_tokens, 1000u);
     EXPECT_GT(sum.cancelled, 100u);

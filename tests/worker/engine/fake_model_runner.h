@@ -81,6 +81,17 @@ class FakeModelRunner : public ModelRunner {
     return DrawFrom(history, tokens.size(), prompt_tokens, sampling, sample_index);
   }
 
+  // The likeliest tokens of position tokens.size(), at most `count`. Their "log probabilities" are
+  // coarse, so that ties are many; banned stop tokens are not among them.
+  std::vector<std::pair<int32_t, float>> Candidates(const std::vector<int32_t>& tokens,
+                                                    int32_t prompt_tokens,
+                                                    const SamplingParams& sampling,
+                                                    int32_t count) const {
+    uint64_t history = Root(sampling, prompt_tokens);
+    for (int32_t token : tokens) history = Mix(history, token);
+    return CandidatesFrom(history, tokens.size(), prompt_tokens, sampling, count);
+  }
+
   const std::vector<std::string>& errors() const { return errors_; }
   const std::vector<StepPlan>& plans() const { return plans_; }  // those of all epochs
   void ForgetPlans() { plans_.clear(); }
@@ -148,6 +159,24 @@ class FakeModelRunner : public ModelRunner {
       token = (token + 1) % limits_.vocab_size;
     }
     return token;
+  }
+
+  std::vector<std::pair<int32_t, float>> CandidatesFrom(uint64_t history, size_t position,
+                                                        int32_t prompt_tokens,
+                                                        const SamplingParams& sampling,
+                                                        int32_t count) const {
+    std::vector<std::pair<int32_t, float>> all;
+    const auto& stops = sampling.stop_token_ids;
+    const bool banned = static_cast<int32_t>(position) - prompt_tokens < sampling.min_tokens;
+    for (int32_t token = 0; token < limits_.vocab_size; ++token) {
+      if (banned && std::find(stops.begin(), stops.end(), token) != stops.end()) continue;
+      const auto tenths = static_cast<float>(Mix(history, 1000 + token) % 60);
+      all.emplace_back(token, -(1 + tenths) / 8);
+    }
+    std::stable_sort(all.begin(), all.end(),
+                     [](const auto& a, const auto& b) { return a.second > b.second; });
+    all.resize(std::min(all.size(), static_cast<size_t>(std::max(0, count))));
+    return all;
   }
 
   void Run(const StepPlan& plan) {
@@ -219,6 +248,7 @@ class FakeModelRunner : public ModelRunner {
     Check(work.num_tokens > 0, "slot ", work.slot, " without tokens");
     Check(slot.next == -1 || slot.next == work.start_position, "slot ", work.slot, " skips to ",
           work.start_position, " from ", slot.next);
+    Replace(work, slot);
     Check(end <= static_cast<int32_t>(slot.tokens.size()), "slot ", work.slot, " has ",
           slot.tokens.size(), " tokens, works to ", end);
     Check(end <= static_cast<int32_t>(slot.table.size()) * limits_.block_tokens, "slot ", work.slot,
@@ -247,15 +277,33 @@ class FakeModelRunner : public ModelRunner {
     if (work.sample) Sample(work.slot, slot, result);
   }
 
+  void Replace(const SlotWork& work, Slot& slot) {
+    if (work.token_ids.empty()) return;
+    const auto start = static_cast<size_t>(work.start_position);
+    Check(start <= slot.tokens.size() && work.start_position >= slot.prompt_tokens, "slot ",
+          work.slot, " is told tokens from ", start, " of ", slot.tokens.size());
+    Check(static_cast<int32_t>(work.token_ids.size()) <= work.num_tokens, "slot ", work.slot,
+          " is told ", work.token_ids.size(), " tokens");
+    if (!errors_.empty()) return;
+    slot.tokens.resize(start);
+    slot.histories.resize(start);
+    for (int32_t token : work.token_ids) {
+      slot.tokens.push_back(token);
+      slot.histories.push_back(Mix(slot.histories.back(), token));
+    }
+  }
+
   void Sample(int32_t number, Slot& slot, StepResult& result) {
     const uint64_t history = slot.histories.back();
     const int32_t token =
         DrawFrom(history, slot.tokens.size(), slot.prompt_tokens, slot.sampling, slot.sample_index);
     Check(slot.next == static_cast<int32_t>(slot.tokens.size()), "slot ", number,
           " draws before its end");
+    std::vector<std::pair<int32_t, float>> top = CandidatesFrom(
+        history, slot.tokens.size(), slot.prompt_tokens, slot.sampling, slot.sampling.num_logprobs);
     slot.tokens.push_back(token);
     slot.histories.push_back(Mix(history, token));
-    result.slots.push_back({number, {{token, 0, {}}}});
+    result.slots.push_back({number, {{token, 0, std::move(top)}}});
   }
 
   Cell& CellAt(const Slot& slot, int32_t position) {

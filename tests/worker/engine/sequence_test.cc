@@ -47,6 +47,17 @@ TEST(Sequence, AStopTokenThatIsAlsoTheLastIsAStop) {
   EXPECT_EQ(sequence.Append(kStop, kUnlimited), FinishReason::kStopToken);
 }
 
+TEST(Sequence, EndsInAStopSequenceThatMayBeginInThePrompt) {
+  SamplingParams sampling = Limits(2, 10);
+  sampling.stop_sequences = {{0, 4}, {4, 5, 6}};
+  Sequence sequence = MakeSequence(3, 0, sampling);
+  EXPECT_EQ(sequence.Append(4, kUnlimited), FinishReason::kNone) << "min_tokens";
+  EXPECT_EQ(sequence.Append(5, kUnlimited), FinishReason::kNone);
+  EXPECT_EQ(sequence.Append(6, kUnlimited), FinishReason::kStopSequence);
+  sampling.min_tokens = 0;
+  EXPECT_EQ(MakeSequence(3, 0, sampling).Append(4, kUnlimited), FinishReason::kStopSequence);
+}
+
 TEST(Sequence, EndsWhereTheContextIsFull) {
   Sequence sequence = MakeSequence(3, 0, Limits(0, 10));
   EXPECT_EQ(sequence.Append(1, 5), FinishReason::kNone);

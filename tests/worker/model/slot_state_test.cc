@@ -175,5 +175,64 @@ TEST(SlotState, RefusesWorkThatContradictsItsState) {
               HasSubstr("has no sequence"));
 }
 
+TEST(SlotState, TakesTheTokensThatItIsTold) {
+  SamplingParams sampling;
+  sampling.frequency_penalty = 1;
+  SlotState slot = MakeSlot({1, 2}, 2, sampling);
+  ASSERT_TRUE(slot.BeginWork(Work(0, 2, {0}), 8, 4).ok());
+  slot.SetToken(2, 5);  // drawn
+  SlotWork work = Work(2, 1, {});
+  work.token_ids = {7};  // and chosen
+  ASSERT_TRUE(slot.BeginWork(work, 8, 4).ok());
+  EXPECT_THAT(slot.tokens(), ElementsAre(1, 2, 7));
+  EXPECT_EQ(slot.RowFor(3).token_counts[5], 0U);
+  EXPECT_EQ(slot.RowFor(3).token_counts[7], 1U);
+}
+
+TEST(SlotState, RefusesToldTokensThatCanNotBe) {
+  SlotState slot = MakeSlot({1, 2}, 2, {});
+  const auto error_of = [&](int32_t start, std::vector<int32_t> ids) {
+    SlotWork work = Work(start, 1, {0});
+    work.token_ids = std::move(ids);
+    return std::string(slot.BeginWork(work, 8, 4).message());
+  };
+  EXPECT_THAT(error_of(2, {kVocab}), HasSubstr("token id 10 of 10"));
+  EXPECT_THAT(error_of(2, {-1}), HasSubstr("token id -1"));
+  EXPECT_THAT(error_of(2, {1, 1}), HasSubstr("2 token ids for 1 positions"));
+  EXPECT_THAT(error_of(3, {1}), HasSubstr("from 3, behind 2 tokens"));
+  EXPECT_THAT(error_of(1, {1}), HasSubstr("2 are the prompt"));
+}
+
+// (Lee et al. 2022): decays with each token, never below the least, and starts again.
+TEST(SlotState, TopPDecaysSinceTheLastResetToken) {
+  SamplingParams sampling;
+  sampling.top_p = 0.8F;
+  sampling.top_p_decay = 0.5F;
+  sampling.top_p_min = 0.15F;
+  sampling.top_p_reset_id = 3;
+  SlotState slot = MakeSlot({3, 1}, 2, sampling);
+  EXPECT_EQ(slot.RowFor(2).top_p, 0.8F);
+  slot.SetToken(2, 4);
+  EXPECT_FLOAT_EQ(slot.RowFor(3).top_p, 0.4F);
+  slot.SetToken(3, 4);
+  slot.SetToken(4, 4);
+  EXPECT_FLOAT_EQ(slot.RowFor(5).top_p, 0.15F);
+  slot.SetToken(5, 3);
+  EXPECT_EQ(slot.RowFor(6).top_p, 0.8F);
+  slot.SetToken(6, 4);
+  EXPECT_FLOAT_EQ(slot.RowFor(7).top_p, 0.4F);
+  sampling.top_k = 5;
+  EXPECT_EQ(MakeSlot({1, 4, 4}, 1, sampling).RowFor(3).top_p, 0.8F) << "top_k leaves it alone";
+}
+
+TEST(SlotState, CountsThePromptForPenaltiesWhereThatIsWanted) {
+  SamplingParams sampling;
+  sampling.presence_penalty = 1;
+  sampling.penalize_prompt = true;
+  SlotState slot = MakeSlot({1, 1, 2}, 2, sampling);
+  EXPECT_EQ(slot.RowFor(3).token_counts[1], 2U);
+  EXPECT_EQ(slot.RowFor(3).token_counts[2], 1U);
+}
+
 }  // namespace
 }  // namespace caravan

@@ -77,6 +77,13 @@ class RandomPlans {
     sampling.num_logprobs = Below(22) - 1;
     sampling.processed_logprobs = Below(2) == 1;
     sampling.seed = random_();
+    sampling.top_p_decay = 0.5F;
+    sampling.top_p_min = 0.25F;
+    sampling.top_p_reset_id = Below(kLimits.vocab_size) - 1;
+    sampling.penalize_prompt = Below(2) == 1;
+    for (int i = Below(3); i > 0; --i) {
+      sampling.stop_sequences.push_back(Numbers(1 + Below(4), kLimits.vocab_size));
+    }
     return setup;
   }
 
@@ -86,6 +93,7 @@ class RandomPlans {
     work.start_position = Below(1000);
     work.num_tokens = 1 + Below(200);
     work.sample = Below(2) == 1;
+    if (Below(2) == 1) work.token_ids = Numbers(Below(work.num_tokens + 1), kLimits.vocab_size);
     if (Below(2) == 1) work.new_blocks.push_back({0, Numbers(Below(9), kLimits.num_blocks)});
     if (Below(4) == 1) work.replaced_blocks.push_back({0, Below(128), Below(kLimits.num_blocks)});
     return work;
@@ -114,6 +122,11 @@ void ExpectEqual(const SamplingParams& a, const SamplingParams& b) {
   EXPECT_EQ(a.num_logprobs, b.num_logprobs);
   EXPECT_EQ(a.processed_logprobs, b.processed_logprobs);
   EXPECT_EQ(a.seed, b.seed);
+  EXPECT_EQ(a.top_p_decay, b.top_p_decay);
+  EXPECT_EQ(a.top_p_min, b.top_p_min);
+  EXPECT_EQ(a.top_p_reset_id, b.top_p_reset_id);
+  EXPECT_EQ(a.penalize_prompt, b.penalize_prompt);
+  EXPECT_EQ(a.stop_sequences, b.stop_sequences);
 }
 
 void ExpectEqual(const SlotWork& a, const SlotWork& b) {
@@ -121,6 +134,7 @@ void ExpectEqual(const SlotWork& a, const SlotWork& b) {
   EXPECT_EQ(a.start_position, b.start_position);
   EXPECT_EQ(a.num_tokens, b.num_tokens);
   EXPECT_EQ(a.sample, b.sample);
+  EXPECT_EQ(a.token_ids, b.token_ids);
   ASSERT_EQ(a.new_blocks.size(), b.new_blocks.size());
   for (size_t i = 0; i < a.new_blocks.size(); ++i) {
     EXPECT_EQ(a.new_blocks[i].kv_group, b.new_blocks[i].kv_group);

@@ -1,18 +1,10 @@
-#include "worker/model/safetensors.h"
-
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
+#include "worker/model/files/safetensors.h"
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <limits>
 
-#include "absl/strings/str_join.h"
 #include "common/status.h"
-#include "worker/model/json_reader.h"
+#include "worker/model/files/json_reader.h"
 
 namespace caravan {
 namespace {
@@ -20,22 +12,6 @@ namespace {
 constexpr int64_t kLengthBytes = 8;
 constexpr int64_t kMaxHeaderBytes = 100'000'000;  // the limit of the format's own library
 constexpr size_t kMaxDimensions = 8;
-
-struct DtypeEntry {
-  const char* name;
-  int64_t bytes;
-};
-constexpr DtypeEntry kDtypes[] = {{"BOOL", 1},    {"U8", 1},  {"I8", 1},  {"F8_E4M3", 1},
-                                  {"F8_E5M2", 1}, {"I16", 2}, {"U16", 2}, {"F16", 2},
-                                  {"BF16", 2},    {"I32", 4}, {"U32", 4}, {"F32", 4},
-                                  {"F64", 8},     {"I64", 8}, {"U64", 8}};
-
-int64_t ElementBytes(const std::string& dtype) {
-  for (const DtypeEntry& entry : kDtypes) {
-    if (dtype == entry.name) return entry.bytes;
-  }
-  return 0;
-}
 
 absl::Status Wrong(const std::string& path, const std::string& tensor, const std::string& problem) {
   return absl::InvalidArgumentError(absl::StrCat(path, ": tensor ", tensor, ": ", problem));
@@ -139,77 +115,47 @@ absl::Status CheckTiling(const std::string& path, const std::vector<TensorInfo>&
 
 }  // namespace
 
-std::optional<DType> TensorInfo::dtype() const {
-  if (dtype_name == "F32") return DType::kFloat32;
-  if (dtype_name == "F16") return DType::kFloat16;
-  if (dtype_name == "BF16") return DType::kBFloat16;
-  return std::nullopt;
-}
-
-std::string TensorInfo::ShapeText() const {
-  return absl::StrCat("[", absl::StrJoin(shape, ", "), "]");
-}
-
 absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(const std::string& path) {
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) {
-    const std::string message = absl::StrCat("can't open ", path, ": ", std::strerror(errno));
-    return errno == ENOENT ? absl::NotFoundError(message) : absl::PermissionDeniedError(message);
-  }
-  struct stat info = {};
-  if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
-    close(fd);
-    return absl::InvalidArgumentError(absl::StrCat(path, " is not a regular file"));
-  }
-  if (info.st_size < kLengthBytes) {
-    close(fd);
+  ASSIGN_OR_RETURN(MappedFile map, MappedFile::Open(path));
+  if (map.bytes() < kLengthBytes) {
     return absl::InvalidArgumentError(
-        absl::StrCat(path, ": has ", info.st_size, " bytes, too few for a safetensors header"));
+        absl::StrCat(path, ": has ", map.bytes(), " bytes, too few for a safetensors header"));
   }
-  void* map = mmap(nullptr, static_cast<size_t>(info.st_size), PROT_READ, MAP_SHARED, fd, 0);
-  const int map_error = errno;
-  close(fd);
-  if (map == MAP_FAILED) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("can't map ", path, ": ", std::strerror(map_error)));
-  }
-  auto file = std::unique_ptr<SafetensorsFile>(new SafetensorsFile(path, map, info.st_size));
+  auto file = std::unique_ptr<SafetensorsFile>(new SafetensorsFile(std::move(map)));
   RETURN_IF_ERROR(file->ParseHeader());
   return file;
 }
 
-SafetensorsFile::~SafetensorsFile() { munmap(map_, static_cast<size_t>(bytes_)); }
-
 absl::Status SafetensorsFile::ParseHeader() {
-  const auto* begin = static_cast<const std::byte*>(map_);
+  const std::byte* begin = map_.data();
   uint64_t header_bytes = 0;
   for (int64_t i = kLengthBytes - 1; i >= 0; --i) {
     header_bytes = header_bytes << 8 | std::to_integer<uint64_t>(begin[i]);
   }
   if (header_bytes > kMaxHeaderBytes) {
-    return absl::InvalidArgumentError(absl::StrCat(path_, ": header length is ", header_bytes,
+    return absl::InvalidArgumentError(absl::StrCat(path(), ": header length is ", header_bytes,
                                                    ", must be at most ", kMaxHeaderBytes,
                                                    ": not a safetensors file?"));
   }
   const auto header_length = static_cast<int64_t>(header_bytes);
-  if (header_length > bytes_ - kLengthBytes) {
-    return absl::InvalidArgumentError(absl::StrCat(path_, ": header length is ", header_length,
-                                                   ", the file has ", bytes_ - kLengthBytes,
+  if (header_length > map_.bytes() - kLengthBytes) {
+    return absl::InvalidArgumentError(absl::StrCat(path(), ": header length is ", header_length,
+                                                   ", the file has ", map_.bytes() - kLengthBytes,
                                                    " bytes after it: it is truncated"));
   }
   const std::string_view text(reinterpret_cast<const char*>(begin + kLengthBytes),
                               static_cast<size_t>(header_length));
-  ASSIGN_OR_RETURN(const nlohmann::json header, ParseJsonObject(text, path_ + ": header"));
+  ASSIGN_OR_RETURN(const nlohmann::json header, ParseJsonObject(text, path() + ": header"));
   const std::byte* data = begin + kLengthBytes + header_length;
-  const int64_t data_bytes = bytes_ - kLengthBytes - header_length;
+  const int64_t data_bytes = map_.bytes() - kLengthBytes - header_length;
   for (const auto& [name, entry] : header.items()) {
     if (name == "__metadata__") continue;
     TensorInfo info;
     info.name = name;
-    RETURN_IF_ERROR(ParseTensor(path_, entry, data, data_bytes, &info));
+    RETURN_IF_ERROR(ParseTensor(path(), entry, data, data_bytes, &info));
     tensors_.push_back(std::move(info));
   }
-  return CheckTiling(path_, tensors_, data, data_bytes);
+  return CheckTiling(path(), tensors_, data, data_bytes);
 }
 
 }  // namespace caravan

@@ -1,4 +1,4 @@
-#include "worker/model/json_reader.h"
+#include "worker/model/files/json_reader.h"
 
 #include <cerrno>
 #include <cmath>
