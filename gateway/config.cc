@@ -8,7 +8,7 @@ using caravan::GatewayConfig;
 
 ABSL_FLAG(std::string, listen_address, GatewayConfig{}.listen_address,
           "Where clients connect (gRPC), host:port; port 0 takes a free one.");
-ABSL_FLAG(std::string, http_address, GatewayConfig{}.http.listen_address,
+ABSL_FLAG(std::string, http_address, GatewayConfig{}.http_address,
           "Where clients connect by HTTP, host:port; port 0 takes a free one; empty: nowhere.");
 ABSL_FLAG(int, http_threads, GatewayConfig{}.http.num_threads,
           "Threads that serve HTTP connections.");
@@ -108,8 +108,6 @@ absl::Status CheckAddresses(const char* flag, const std::vector<std::string>& ad
 }
 
 absl::Status CheckHttp(const HttpServerOptions& http) {
-  if (http.listen_address.empty()) return absl::OkStatus();
-  RETURN_IF_ERROR(CheckAddress("http_address", http.listen_address));
   RETURN_IF_ERROR(CheckAtLeast("http_threads", http.num_threads, 1));
   RETURN_IF_ERROR(CheckAtLeast("http_large_body_threads", http.num_large_body_threads, 1));
   RETURN_IF_ERROR(CheckAtLeast("http_max_connections", http.max_connections, 1));
@@ -127,7 +125,6 @@ absl::Status CheckHttp(const HttpServerOptions& http) {
 
 HttpServerOptions LoadHttpOptions() {
   HttpServerOptions http;
-  http.listen_address = absl::GetFlag(FLAGS_http_address);
   http.num_threads = absl::GetFlag(FLAGS_http_threads);
   http.num_large_body_threads = absl::GetFlag(FLAGS_http_large_body_threads);
   http.max_connections = absl::GetFlag(FLAGS_http_max_connections);
@@ -142,6 +139,9 @@ HttpServerOptions LoadHttpOptions() {
 
 absl::Status Check(const GatewayConfig& config) {
   RETURN_IF_ERROR(CheckAddress("listen_address", config.listen_address));
+  if (!config.http_address.empty()) {
+    RETURN_IF_ERROR(CheckAddress("http_address", config.http_address));
+  }
   RETURN_IF_ERROR(CheckHttp(config.http));
   if (!config.metrics_address.empty()) {
     RETURN_IF_ERROR(CheckAddress("metrics_address", config.metrics_address));
@@ -194,6 +194,7 @@ absl::StatusOr<TritonConfig> LoadTritonConfig() {
 absl::StatusOr<GatewayConfig> LoadGatewayConfig() {
   GatewayConfig config;
   config.listen_address = absl::GetFlag(FLAGS_listen_address);
+  config.http_address = absl::GetFlag(FLAGS_http_address);
   config.http = LoadHttpOptions();
   config.metrics_address = absl::GetFlag(FLAGS_metrics_address);
   config.replicas = absl::GetFlag(FLAGS_replicas);

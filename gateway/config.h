@@ -53,10 +53,8 @@ struct TritonConfig {
 };
 
 struct GatewayConfig {
-  std::string listen_address = "0.0.0.0:8001";  // gRPC: native API, Triton's, health, reflection
-  // Triton's API over HTTP; an empty listen_address: none. Its bounds for slow readers are those of
-  // `output`.
-  HttpServerOptions http;
+  std::string listen_address = "0.0.0.0:8001";   // gRPC: native API, Triton's, health, reflection
+  std::string http_address = "0.0.0.0:8000";     // Triton's API over HTTP; empty: none
   std::string metrics_address = "0.0.0.0:8002";  // http://…/metrics; empty: none
   std::vector<std::string> replicas;             // host:port of the leader (rank 0) of each
   std::vector<std::string> tokenizers;           // host:port of each
@@ -68,6 +66,7 @@ struct GatewayConfig {
   int lameduck_ms = 0;  // SIGTERM: time during which new requests are still taken, not ready though
   AdmissionLimits admission;
   OutputLimits output;
+  HttpServerOptions http;  // its address is http_address, its bounds for slow readers `output`'s
   TritonConfig triton;
 };
 

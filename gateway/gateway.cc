@@ -55,8 +55,9 @@ absl::Status Gateway::Listen() {
   std::vector<grpc::Service*> services = {native_.get()};
   if (triton_ != nullptr) services.push_back(triton_.get());
   ASSIGN_OR_RETURN(server_, GrpcServer::Start(options, services));
-  if (triton_http_ == nullptr || config_.http.listen_address.empty()) return absl::OkStatus();
+  if (triton_http_ == nullptr || config_.http_address.empty()) return absl::OkStatus();
   HttpServerOptions http = config_.http;
+  http.listen_address = config_.http_address;
   http.slow_reader_timeout_ms = config_.output.slow_reader_timeout_ms;
   http.max_stream_buffer_bytes = config_.output.max_buffered_bytes;
   ASSIGN_OR_RETURN(http_server_, HttpServer::Start(http, triton_http_.get(), &http_metrics_));

@@ -7,9 +7,9 @@
 namespace caravan {
 
 struct HttpServerOptions {
-  std::string listen_address = "0.0.0.0:8000";  // host:port; port 0 = a free one
-  int num_threads = 2;                          // that serve connections
-  int num_large_body_threads = 2;               // that handle requests with large bodies
+  std::string listen_address;      // host:port; port 0 = a free one
+  int num_threads = 2;             // that serve connections
+  int num_large_body_threads = 2;  // that handle requests with large bodies
 
   int max_connections = 16384;  // more are answered with 503 and closed
   int max_header_bytes = 16 << 10;
