@@ -4,7 +4,6 @@
 #include <map>
 #include <utility>
 
-
 namespace caravan {
 namespace {
 
