@@ -82,6 +82,10 @@ ABSL_FLAG(std::string, triton_trace_file, "",
           "Where traces of requests are written once a client switches them on; empty: nowhere.");
 ABSL_FLAG(int, triton_max_stream_requests, caravan::TritonConfig{}.max_stream_requests,
           "Unfinished requests of one Triton stream; more are not read before one has ended.");
+ABSL_FLAG(
+    bool, triton_latency_metrics, caravan::TritonConfig{}.latency_metrics,
+    "Give the metrics nv_inference_*_summary_us and nv_inference_first_response_histogram_ms, "
+    "which cost some microseconds a request.");
 ABSL_FLAG(int, triton_tensor_parallel, caravan::TritonConfig{}.tensor_parallel,
           "Reported as tensor_para_size in ModelConfig of fastertransformer.");
 ABSL_FLAG(std::string, triton_data_type, caravan::TritonConfig{}.data_type,
@@ -183,6 +187,7 @@ absl::StatusOr<TritonConfig> LoadTritonConfig() {
   config.shared_memory = absl::GetFlag(FLAGS_triton_shared_memory);
   config.trace_file = absl::GetFlag(FLAGS_triton_trace_file);
   config.max_stream_requests = absl::GetFlag(FLAGS_triton_max_stream_requests);
+  config.latency_metrics = absl::GetFlag(FLAGS_triton_latency_metrics);
   config.tensor_parallel = absl::GetFlag(FLAGS_triton_tensor_parallel);
   config.data_type = absl::GetFlag(FLAGS_triton_data_type);
   config.checkpoint_path = absl::GetFlag(FLAGS_triton_checkpoint_path);

@@ -46,6 +46,7 @@ struct TritonConfig {
   bool shared_memory = true;             // clients may register system shared memory
   std::string trace_file;                // where traces go; empty: there can be none
   int max_stream_requests = 1024;        // of one stream that have not ended; more are not read
+  bool latency_metrics = false;          // distributions too: summaries and a histogram
   // Reported, in ModelConfig of fastertransformer.
   int tensor_parallel = 1;
   std::string data_type = "fp16";

@@ -1,6 +1,5 @@
 #include "gateway/triton/metrics.h"
 
-#include <functional>
 #include <string>
 #include <utility>
 
@@ -61,6 +60,31 @@ MetricFamily MakeFamily(const char* name, const char* help, MetricType type) {
   return family;
 }
 
+struct LatencySummary {
+  const char* name;
+  const char* help;
+  prometheus::Summary LatencyMetrics::*summary;
+};
+
+constexpr LatencySummary kSummaries[] = {
+    {"nv_inference_request_summary_us",
+     "Summary of inference request duration in microseconds (includes cached requests)",
+     &LatencyMetrics::request},
+    {"nv_inference_queue_summary_us",
+     "Summary of inference queuing duration in microseconds (includes cached requests)",
+     &LatencyMetrics::queue},
+    {"nv_inference_compute_input_summary_us",
+     "Summary of compute input duration in microseconds (does not include cached requests)",
+     &LatencyMetrics::compute_input},
+    {"nv_inference_compute_infer_summary_us",
+     "Summary of compute inference duration in microseconds (does not include cached requests)",
+     &LatencyMetrics::compute_infer},
+    {"nv_inference_compute_output_summary_us",
+     "Summary of inference compute output duration in microseconds (does not include cached "
+     "requests)",
+     &LatencyMetrics::compute_output},
+};
+
 MetricFamily FailuresOf(const std::vector<ModelStatistics>& models) {
   MetricFamily family =
       MakeFamily("nv_inference_request_failure",
@@ -78,6 +102,29 @@ MetricFamily FailuresOf(const std::vector<ModelStatistics>& models) {
 }
 
 }  // namespace
+
+// Families that have no model are left out: the distributions are opt-in.
+void TritonMetrics::AddLatencies(const std::vector<ModelStatistics>& models,
+                                 std::vector<MetricFamily>* families) const {
+  MetricFamily first =
+      MakeFamily("nv_inference_first_response_histogram_ms",
+                 "Duration from request to first response in milliseconds", MetricType::Histogram);
+  for (const ModelStatistics& model : models) {
+    const LatencyMetrics* latencies = server_->Latencies(model.name);
+    if (latencies == nullptr) return;
+    first.metric.push_back(latencies->first_response.Collect());
+    first.metric.back().label = LabelsOf(model);
+  }
+  families->push_back(std::move(first));
+  for (const LatencySummary& entry : kSummaries) {
+    MetricFamily family = MakeFamily(entry.name, entry.help, MetricType::Summary);
+    for (const ModelStatistics& model : models) {
+      family.metric.push_back((server_->Latencies(model.name)->*entry.summary).Collect());
+      family.metric.back().label = LabelsOf(model);
+    }
+    families->push_back(std::move(family));
+  }
+}
 
 std::vector<MetricFamily> TritonMetrics::Collect() const {
   const std::vector<ModelStatistics> models = server_->AllStatistics();
@@ -102,6 +149,7 @@ std::vector<MetricFamily> TritonMetrics::Collect() const {
     pending.metric.push_back(std::move(metric));
   }
   families.push_back(std::move(pending));
+  AddLatencies(models, &families);
   return families;
 }
 

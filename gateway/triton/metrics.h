@@ -2,12 +2,14 @@
 #pragma once
 
 #include <prometheus/collectable.h>
+#include <prometheus/metric_family.h>
 
 #include <vector>
 
 namespace caravan {
 
 class InferenceServer;
+struct ModelStatistics;
 
 // Made from the models' statistics when Prometheus asks. Any thread. `server` outlives it.
 class TritonMetrics : public prometheus::Collectable {
@@ -16,6 +18,9 @@ class TritonMetrics : public prometheus::Collectable {
   std::vector<prometheus::MetricFamily> Collect() const override;
 
  private:
+  void AddLatencies(const std::vector<ModelStatistics>& models,
+                    std::vector<prometheus::MetricFamily>* families) const;
+
   const InferenceServer* const server_;
 };
 

@@ -270,8 +270,10 @@ def test_cuda_shared_memory_is_refused_clearly(client):
     assert error.value.status() == "501"
 
 
-def test_explicit_control_really_loads_and_unloads():
-    with Cluster(gateway_flags=["--triton_model_control_mode=explicit", "--triton_load_models=*"]) as cluster:
+def test_explicit_control_really_loads_and_unloads_and_latencies_are_opt_in():
+    with Cluster(gateway_flags=["--triton_model_control_mode=explicit", "--triton_load_models=*",
+                                "--triton_latency_metrics"]) as cluster:
+        check_latency_metrics(cluster)
         with httpclient.InferenceServerClient(cluster.gateway.http_address) as client:
             assert client.is_model_ready("preprocessing")
             client.unload_model("preprocessing")
@@ -332,6 +334,20 @@ def triton_metrics(cluster):
             name, value = line.rsplit(" ", 1)
             values[name] = float(value)
     return values
+
+
+def check_latency_metrics(cluster):
+    body = {"INPUT_0": "Once upon a time", "INPUT_1": 24, "INPUT_2": "", "INPUT_3": ""}
+    list(events(cluster.gateway.http_address, "/v2/models/ensemble/generate_stream", body))
+    values = triton_metrics(cluster)
+    label = 'model="ensemble",version="1"'
+    for part in ("request", "queue", "compute_input", "compute_infer", "compute_output"):
+        assert values[f"nv_inference_{part}_summary_us_count{{{label}}}"] == 1
+        for quantile in ("0.5", "0.9", "0.95", "0.99", "0.999"):
+            assert any(name.startswith(f"nv_inference_{part}_summary_us{{{label},quantile=\"{quantile}")
+                       for name in values), quantile
+    assert values[f"nv_inference_first_response_histogram_ms_count{{{label}}}"] == 1
+    assert f'nv_inference_first_response_histogram_ms_bucket{{{label},le="100"}}' in values
 
 
 def test_metrics_have_tritons_names_and_labels_and_count(demo_cluster, client):
