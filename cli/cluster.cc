@@ -57,6 +57,7 @@ absl::Status Cluster::Check() const {
   RETURN_IF_ERROR(CheckTokenizerFolder(options_.tokenizer, options_.model));
   RETURN_IF_ERROR(CheckPrograms(options_.program_folder));
   RETURN_IF_ERROR(CheckPortIsFree("--gateway_port", options_.host, options_.gateway_port));
+  RETURN_IF_ERROR(CheckPortIsFree("--http_port", options_.host, options_.http_port));
   RETURN_IF_ERROR(CheckPortIsFree("--metrics_port", options_.host, options_.metrics_port));
   return CheckPortIsFree("--tokenizer_port", kLoopback, options_.tokenizer_port);
 }
@@ -133,6 +134,7 @@ absl::Status Cluster::StartGateway() {
   gateway_.name = "gateway";
   gateway_.host = options_.host;
   gateway_.port = options_.gateway_port;
+  gateway_.http_port = options_.http_port;
   gateway_.metrics_port = options_.metrics_port;
   gateway_.arguments = {options_.program_folder + "/caravan_gateway",
                         "--replicas=" + absl::StrJoin(leaders, ","),
@@ -147,6 +149,9 @@ absl::Status Cluster::StartGateway() {
 std::vector<std::string> Cluster::CommandOf(const Service& service) {
   std::vector<std::string> command = service.arguments;
   command.push_back(absl::StrCat("--listen_address=", service.host, ":", service.port));
+  if (service.http_port >= 0) {
+    command.push_back(absl::StrCat("--http_address=", service.host, ":", service.http_port));
+  }
   command.push_back(absl::StrCat("--metrics_address=", service.host, ":", service.metrics_port));
   command.push_back("--port_file=" + service.port_file);
   return command;
@@ -178,6 +183,7 @@ bool Cluster::ReadPorts(Service* service) {
   std::ifstream file(service->port_file);
   std::string line;
   int grpc = 0;
+  int http = 0;
   int metrics = 0;
   while (std::getline(file, line)) {
     const size_t equals = line.find('=');
@@ -185,9 +191,14 @@ bool Cluster::ReadPorts(Service* service) {
     int port = 0;
     if (!absl::SimpleAtoi(line.substr(equals + 1), &port)) continue;
     if (line.substr(0, equals) == "grpc") grpc = port;
+    if (line.substr(0, equals) == "http") http = port;
     if (line.substr(0, equals) == "metrics") metrics = port;
   }
   if (grpc == 0 || metrics == 0) return false;
+  if (http != 0) {
+    service->http_port = http;
+    service->http_address = absl::StrCat(Reachable(service->host), ":", http);
+  }
   service->port = grpc;
   service->metrics_port = metrics;
   service->address = absl::StrCat(Reachable(service->host), ":", grpc);

@@ -23,6 +23,7 @@ struct ClusterOptions {
   int replicas = 1;
   std::string host = "127.0.0.1";  // where the gateway listens; the others stay on loopback
   int gateway_port = 0;            // ports: 0 = a free one
+  int http_port = 0;
   int metrics_port = 0;
   int tokenizer_port = 0;
   int drain_timeout_ms = 30000;
@@ -56,6 +57,7 @@ class Cluster {
 
   const std::string& gateway_address() const { return gateway_.address; }
   const std::string& tokenizer_address() const { return tokenizer_.address; }
+  const std::string& gateway_http_address() const { return gateway_.http_address; }
   const std::string& gateway_metrics_address() const { return gateway_.metrics_address; }
 
   // For people: what runs where.
@@ -76,8 +78,10 @@ class Cluster {
     std::string port_file;
     std::string host;
     int port = 0;          // asked for
+    int http_port = -1;    // asked for; -1: it has none
     int metrics_port = 0;  // asked for
     std::string address;   // once known, as others reach it
+    std::string http_address;
     std::string metrics_address;
   };
 

@@ -40,6 +40,7 @@ void ClusterFlags::AddTo(Options* options) {
   options->Add("replicas", &replicas, "copies of the model");
   options->Add("host", &host, "address the gateway listens on; 0.0.0.0 serves other hosts too");
   options->Add("gateway_port", &gateway_port, "gRPC port of the gateway; 0 = a free one");
+  options->Add("http_port", &http_port, "its HTTP port; 0 = a free one");
   options->Add("metrics_port", &metrics_port, "its port for Prometheus; 0 = a free one");
   options->Add("tokenizer_port", &tokenizer_port, "gRPC port of the tokenizer; 0 = a free one");
   options->Add("device", &device,
@@ -83,6 +84,7 @@ ClusterOptions ClusterFlags::MakeOrExit(const Options& options) const {
   } numbers[] = {{"tensor_parallel", tensor_parallel.value_or(1), 1, 64},
                  {"replicas", replicas, 1, 64},
                  {"gateway_port", gateway_port, 0, 65535},
+                 {"http_port", http_port, 0, 65535},
                  {"metrics_port", metrics_port, 0, 65535},
                  {"tokenizer_port", tokenizer_port, 0, 65535},
                  {"drain_timeout_ms", drain_timeout_ms, 0, std::numeric_limits<int>::max()}};
@@ -101,6 +103,7 @@ ClusterOptions ClusterFlags::MakeOrExit(const Options& options) const {
   cluster.replicas = static_cast<int>(replicas);
   cluster.host = host;
   cluster.gateway_port = static_cast<int>(gateway_port);
+  cluster.http_port = static_cast<int>(http_port);
   cluster.metrics_port = static_cast<int>(metrics_port);
   cluster.tokenizer_port = static_cast<int>(tokenizer_port);
   cluster.drain_timeout_ms = static_cast<int>(drain_timeout_ms);

@@ -19,6 +19,7 @@ struct ClusterFlags {
   int64_t replicas = 1;
   std::string host = "127.0.0.1";
   int64_t gateway_port = 0;
+  int64_t http_port = 0;
   int64_t metrics_port = 0;
   int64_t tokenizer_port = 0;
   std::string device;

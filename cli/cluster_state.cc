@@ -58,6 +58,7 @@ absl::Status WriteClusterState(const ClusterState& state) {
   std::ofstream file(temporary, std::ios::trunc);
   file << Json{{"pid", state.pid},
                {"gateway", state.gateway_address},
+               {"gateway_http", state.gateway_http_address},
                {"gateway_metrics", state.gateway_metrics_address},
                {"tokenizer", state.tokenizer_address},
                {"model", state.model}}
@@ -86,6 +87,7 @@ std::optional<ClusterState> ReadClusterState() {
   ClusterState state;
   if (json.contains("pid") && json["pid"].is_number_integer()) state.pid = json["pid"].get<int>();
   state.gateway_address = text_of("gateway");
+  state.gateway_http_address = text_of("gateway_http");
   state.gateway_metrics_address = text_of("gateway_metrics");
   state.tokenizer_address = text_of("tokenizer");
   state.model = text_of("model");

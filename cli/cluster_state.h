@@ -12,6 +12,7 @@ namespace caravan {
 struct ClusterState {
   int pid = 0;  // of `caravan up`
   std::string gateway_address;
+  std::string gateway_http_address;
   std::string gateway_metrics_address;
   std::string tokenizer_address;
   std::string model;

@@ -30,14 +30,16 @@ std::string Count(int number, const std::string& noun) {
 }
 
 void PrintReady(const Cluster& cluster, const ClusterOptions& options, absl::Duration took) {
-  WriteOut(absl::StrFormat(
-      "\nServing %s after %.1f s: %s of %s\n\n"
-      "  gateway    %s (gRPC)\n"
-      "  metrics    http://%s/metrics\n"
-      "  tokenizer  %s (gRPC)\n\n",
-      options.model_name, absl::ToDoubleSeconds(took), Count(options.replicas, "replica"),
-      Count(options.tensor_parallel, "worker"), cluster.gateway_address(),
-      cluster.gateway_metrics_address(), cluster.tokenizer_address()));
+  WriteOut(
+      absl::StrFormat("\nServing %s after %.1f s: %s of %s\n\n"
+                      "  gateway    %s (gRPC: Caravan's API and Triton's)\n"
+                      "             http://%s (Triton's API)\n"
+                      "  metrics    http://%s/metrics\n"
+                      "  tokenizer  %s (gRPC)\n\n",
+                      options.model_name, absl::ToDoubleSeconds(took),
+                      Count(options.replicas, "replica"), Count(options.tensor_parallel, "worker"),
+                      cluster.gateway_address(), cluster.gateway_http_address(),
+                      cluster.gateway_metrics_address(), cluster.tokenizer_address()));
   WriteOut(absl::StrFormat(
       "From the command line:\n"
       "  %s generate --address=%s 'Once upon a time'\n"
@@ -70,6 +72,7 @@ absl::Status RunCluster(const ClusterOptions& options, LogSink* log, ProgressLin
   const absl::Status written =
       WriteClusterState({.pid = getpid(),
                          .gateway_address = cluster.gateway_address(),
+                         .gateway_http_address = cluster.gateway_http_address(),
                          .gateway_metrics_address = cluster.gateway_metrics_address(),
                          .tokenizer_address = cluster.tokenizer_address(),
                          .model = options.model_name});
@@ -87,6 +90,7 @@ absl::Status RunCluster(const ClusterOptions& options, LogSink* log, ProgressLin
 int UpCommand(const std::vector<std::string>& words) {
   ClusterFlags flags;
   flags.gateway_port = 8001;
+  flags.http_port = 8000;
   flags.metrics_port = 8002;
   Options options("up", "",
                   "Starts a gateway, a tokenizer service and replicas x tensor_parallel workers on "

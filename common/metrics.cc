@@ -78,6 +78,9 @@ absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(
   try {  // civetweb reports a port in use by an exception
     server->exposer_ = std::make_unique<prometheus::Exposer>(listen_address, 1);
     server->exposer_->RegisterCollectable(metrics.registry());
+    for (const auto& collectable : metrics.collectables()) {
+      server->exposer_->RegisterCollectable(collectable);
+    }
   } catch (const std::exception& error) {
     return absl::UnavailableError(
         absl::StrCat("can't serve metrics on ", listen_address, ": ", error.what(),

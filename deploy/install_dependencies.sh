@@ -8,7 +8,7 @@ set -euo pipefail
 build_packages=(
   g++ cmake ninja-build ccache pkg-config
   protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libgrpc++-dev libabsl-dev
-  libgloo-dev libspdlog-dev nlohmann-json3-dev prometheus-cpp-dev
+  libgloo-dev libspdlog-dev nlohmann-json3-dev prometheus-cpp-dev libboost-dev zlib1g-dev
 )
 test_packages=(
   "${build_packages[@]}"

@@ -8,6 +8,26 @@ using caravan::GatewayConfig;
 
 ABSL_FLAG(std::string, listen_address, GatewayConfig{}.listen_address,
           "Where clients connect (gRPC), host:port; port 0 takes a free one.");
+ABSL_FLAG(std::string, http_address, GatewayConfig{}.http_address,
+          "Where clients connect by HTTP, host:port; port 0 takes a free one; empty: nowhere.");
+ABSL_FLAG(int, http_threads, GatewayConfig{}.http.num_threads,
+          "Threads that serve HTTP connections.");
+ABSL_FLAG(int, http_large_body_threads, GatewayConfig{}.http.num_large_body_threads,
+          "Threads that parse large bodies of HTTP requests and compress large answers.");
+ABSL_FLAG(int, http_max_connections, GatewayConfig{}.http.max_connections,
+          "HTTP connections at once; more are refused.");
+ABSL_FLAG(int, http_max_header_bytes, GatewayConfig{}.http.max_header_bytes,
+          "Largest header of an HTTP request.");
+ABSL_FLAG(int, http_max_body_bytes, GatewayConfig{}.http.max_body_bytes,
+          "Largest body of an HTTP request, as sent and decompressed.");
+ABSL_FLAG(int64_t, http_max_all_bodies_bytes, GatewayConfig{}.http.max_all_bodies_bytes,
+          "Bodies of all HTTP requests at once; more requests are refused.");
+ABSL_FLAG(int, http_header_timeout_ms, GatewayConfig{}.http.header_timeout_ms,
+          "How long the headers of an HTTP request may take to come.");
+ABSL_FLAG(int, http_body_timeout_ms, GatewayConfig{}.http.body_timeout_ms,
+          "How long its body may take, beside one second for each 16 KiB.");
+ABSL_FLAG(int, http_idle_timeout_ms, GatewayConfig{}.http.idle_timeout_ms,
+          "How long an HTTP connection may wait for its next request.");
 ABSL_FLAG(std::string, metrics_address, GatewayConfig{}.metrics_address,
           "Where Prometheus scrapes /metrics, host:port; port 0 takes a free one; empty: nowhere.");
 ABSL_FLAG(std::vector<std::string>, replicas, {},
@@ -15,7 +35,7 @@ ABSL_FLAG(std::vector<std::string>, replicas, {},
 ABSL_FLAG(std::vector<std::string>, tokenizers, {},
           "Tokenizer services: host:port,host:port,… At least one.");
 ABSL_FLAG(std::string, port_file, "",
-          "File to write the ports in use to, as grpc=PORT and metrics=PORT lines.");
+          "File to write the ports in use to, as grpc=PORT, http=PORT and metrics=PORT lines.");
 ABSL_FLAG(int, max_message_bytes, GatewayConfig{}.max_message_bytes,
           "Largest message taken from a client; a larger one ends its own stream.");
 ABSL_FLAG(int, tokenizer_timeout_ms, GatewayConfig{}.tokenizer_timeout_ms,
@@ -62,6 +82,10 @@ ABSL_FLAG(std::string, triton_trace_file, "",
           "Where traces of requests are written once a client switches them on; empty: nowhere.");
 ABSL_FLAG(int, triton_max_stream_requests, caravan::TritonConfig{}.max_stream_requests,
           "Unfinished requests of one Triton stream; more are not read before one has ended.");
+ABSL_FLAG(
+    bool, triton_latency_metrics, caravan::TritonConfig{}.latency_metrics,
+    "Give the metrics nv_inference_*_summary_us and nv_inference_first_response_histogram_ms, "
+    "which cost some microseconds a request.");
 ABSL_FLAG(int, triton_tensor_parallel, caravan::TritonConfig{}.tensor_parallel,
           "Reported as tensor_para_size in ModelConfig of fastertransformer.");
 ABSL_FLAG(std::string, triton_data_type, caravan::TritonConfig{}.data_type,
@@ -87,8 +111,42 @@ absl::Status CheckAddresses(const char* flag, const std::vector<std::string>& ad
   return absl::OkStatus();
 }
 
+absl::Status CheckHttp(const HttpServerOptions& http) {
+  RETURN_IF_ERROR(CheckAtLeast("http_threads", http.num_threads, 1));
+  RETURN_IF_ERROR(CheckAtLeast("http_large_body_threads", http.num_large_body_threads, 1));
+  RETURN_IF_ERROR(CheckAtLeast("http_max_connections", http.max_connections, 1));
+  RETURN_IF_ERROR(CheckAtLeast("http_max_header_bytes", http.max_header_bytes, 1024));
+  RETURN_IF_ERROR(CheckAtLeast("http_max_body_bytes", http.max_body_bytes, 1024));
+  if (http.max_all_bodies_bytes < http.max_body_bytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--http_max_all_bodies_bytes is ", http.max_all_bodies_bytes,
+                     "; it must be at least --http_max_body_bytes, ", http.max_body_bytes));
+  }
+  RETURN_IF_ERROR(CheckAtLeast("http_header_timeout_ms", http.header_timeout_ms, 1));
+  RETURN_IF_ERROR(CheckAtLeast("http_body_timeout_ms", http.body_timeout_ms, 1));
+  return CheckAtLeast("http_idle_timeout_ms", http.idle_timeout_ms, 1);
+}
+
+HttpServerOptions LoadHttpOptions() {
+  HttpServerOptions http;
+  http.num_threads = absl::GetFlag(FLAGS_http_threads);
+  http.num_large_body_threads = absl::GetFlag(FLAGS_http_large_body_threads);
+  http.max_connections = absl::GetFlag(FLAGS_http_max_connections);
+  http.max_header_bytes = absl::GetFlag(FLAGS_http_max_header_bytes);
+  http.max_body_bytes = absl::GetFlag(FLAGS_http_max_body_bytes);
+  http.max_all_bodies_bytes = absl::GetFlag(FLAGS_http_max_all_bodies_bytes);
+  http.header_timeout_ms = absl::GetFlag(FLAGS_http_header_timeout_ms);
+  http.body_timeout_ms = absl::GetFlag(FLAGS_http_body_timeout_ms);
+  http.idle_timeout_ms = absl::GetFlag(FLAGS_http_idle_timeout_ms);
+  return http;
+}
+
 absl::Status Check(const GatewayConfig& config) {
   RETURN_IF_ERROR(CheckAddress("listen_address", config.listen_address));
+  if (!config.http_address.empty()) {
+    RETURN_IF_ERROR(CheckAddress("http_address", config.http_address));
+  }
+  RETURN_IF_ERROR(CheckHttp(config.http));
   if (!config.metrics_address.empty()) {
     RETURN_IF_ERROR(CheckAddress("metrics_address", config.metrics_address));
   }
@@ -129,6 +187,7 @@ absl::StatusOr<TritonConfig> LoadTritonConfig() {
   config.shared_memory = absl::GetFlag(FLAGS_triton_shared_memory);
   config.trace_file = absl::GetFlag(FLAGS_triton_trace_file);
   config.max_stream_requests = absl::GetFlag(FLAGS_triton_max_stream_requests);
+  config.latency_metrics = absl::GetFlag(FLAGS_triton_latency_metrics);
   config.tensor_parallel = absl::GetFlag(FLAGS_triton_tensor_parallel);
   config.data_type = absl::GetFlag(FLAGS_triton_data_type);
   config.checkpoint_path = absl::GetFlag(FLAGS_triton_checkpoint_path);
@@ -140,6 +199,8 @@ absl::StatusOr<TritonConfig> LoadTritonConfig() {
 absl::StatusOr<GatewayConfig> LoadGatewayConfig() {
   GatewayConfig config;
   config.listen_address = absl::GetFlag(FLAGS_listen_address);
+  config.http_address = absl::GetFlag(FLAGS_http_address);
+  config.http = LoadHttpOptions();
   config.metrics_address = absl::GetFlag(FLAGS_metrics_address);
   config.replicas = absl::GetFlag(FLAGS_replicas);
   config.tokenizers = absl::GetFlag(FLAGS_tokenizers);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "gateway/http/http_options.h"
 
 namespace caravan {
 
@@ -45,6 +46,7 @@ struct TritonConfig {
   bool shared_memory = true;             // clients may register system shared memory
   std::string trace_file;                // where traces go; empty: there can be none
   int max_stream_requests = 1024;        // of one stream that have not ended; more are not read
+  bool latency_metrics = false;          // distributions too: summaries and a histogram
   // Reported, in ModelConfig of fastertransformer.
   int tensor_parallel = 1;
   std::string data_type = "fp16";
@@ -53,10 +55,11 @@ struct TritonConfig {
 
 struct GatewayConfig {
   std::string listen_address = "0.0.0.0:8001";   // gRPC: native API, Triton's, health, reflection
+  std::string http_address = "0.0.0.0:8000";     // Triton's API over HTTP; empty: none
   std::string metrics_address = "0.0.0.0:8002";  // http://…/metrics; empty: none
   std::vector<std::string> replicas;             // host:port of the leader (rank 0) of each
   std::vector<std::string> tokenizers;           // host:port of each
-  std::string port_file;                         // "grpc=PORT\nmetrics=PORT\n", written atomically
+  std::string port_file;             // grpc=, http= and metrics=PORT lines, written atomically
   int max_message_bytes = 64 << 20;  // of one received message; a larger one ends its own stream
   int tokenizer_timeout_ms =
       5000;                      // how long a request waits for a tokenizer that can't be reached
@@ -64,6 +67,7 @@ struct GatewayConfig {
   int lameduck_ms = 0;  // SIGTERM: time during which new requests are still taken, not ready though
   AdmissionLimits admission;
   OutputLimits output;
+  HttpServerOptions http;  // its address is http_address, its bounds for slow readers `output`'s
   TritonConfig triton;
 };
 

@@ -21,17 +21,20 @@ ALLOWED = {
     "worker": {"common", "proto", "worker/engine", "worker/model", "worker/replica", "kernels/cpu_backend.h",
                "kernels/device_stream.h", "kernels/device/cuda_stream.h", "kernels/device/device_memory.h"},
     "tokenizer_service": {"common", "proto"},
-    "gateway": {"common", "proto"},
+    "gateway": {"common", "proto", "gateway/http/http_options.h"},
     "gateway/generation": {"common", "proto", "gateway"},
+    "gateway/http": {"common"},  # knows no front door
     "gateway/native": {"common", "proto", "gateway", "gateway/generation"},
-    # What Triton's protocol says, as data; the server behind its doors; a door.
+    # What Triton's protocol says, as data; the server behind its doors; the doors.
     "gateway/triton/protocol": BASE | {"common/utf8.h", "proto", "gateway", "gateway/generation"},
     "gateway/triton": {"common", "proto", "gateway", "gateway/generation", "gateway/triton/protocol"},
     "gateway/triton/grpc": {"common", "proto", "gateway", "gateway/generation", "gateway/triton",
                             "gateway/triton/protocol"},
-    "gateway/gateway.h": {"common", "gateway", "gateway/generation", "gateway/native", "gateway/triton",
-                          "gateway/triton/grpc"},  # the wiring
-    "gateway/gateway.cc": {"common", "gateway", "gateway/gateway.h"},
+    "gateway/triton/http": {"common", "proto", "gateway", "gateway/http", "gateway/triton",
+                            "gateway/triton/protocol"},
+    "gateway/gateway.h": {"common", "gateway", "gateway/generation", "gateway/http", "gateway/native",
+                          "gateway/triton", "gateway/triton/grpc", "gateway/triton/http"},  # the wiring
+    "gateway/gateway.cc": {"common", "gateway", "gateway/gateway.h", "gateway/triton"},
     "gateway/main.cc": {"common", "gateway", "gateway/gateway.h"},
     "cli": {"common", "proto"},
 }
@@ -42,9 +45,11 @@ LIBRARIES = {
     "grpcpp/": {"common", "worker/replica", "worker", "tokenizer_service", "gateway/generation", "gateway/native",
                 "gateway/triton/grpc", "gateway", "cli"},
     "google/protobuf/": {"worker/replica", "worker", "tokenizer_service", "gateway/generation", "gateway/native",
-                         "gateway/triton/grpc", "gateway", "cli"},
+                         "gateway/triton/grpc", "gateway/triton/http", "gateway", "cli"},
+    "boost/": {"gateway/http"},
+    "zlib.h": {"gateway/http/content_coding.cc"},
     "gloo/": {"worker/replica"},
-    "prometheus/": {"common", "worker", "tokenizer_service", "gateway"},
+    "prometheus/": {"common", "worker", "tokenizer_service", "gateway", "gateway/triton"},
     "cuda": {"kernels"},  # others reach devices through kernels/device/*.h
     "cublas": {"kernels"},
     "nccl": {"worker/replica"},
@@ -107,6 +112,9 @@ def test_includes_follow_the_arrows(folder):
     ("gateway/triton/inference_server.cc", "gateway/triton/grpc/service.h"),
     ("gateway/triton/inference_server.cc", "grpcpp/grpcpp.h"),
     ("gateway/replica_pool.cc", "gateway/generation/generation.h"),
+    ("gateway/http/http_server.cc", "gateway/triton/inference_server.h"),
+    ("gateway/triton/http/service.cc", "boost/asio.hpp"),
+    ("gateway/triton/inference_server.cc", "gateway/http/http_message.h"),
     ("gateway/main.cc", "worker/engine/engine.h"),
     ("common/server.cc", "caravan/v1/worker.pb.h"),
     ("cli/up.cc", "spdlog/spdlog.h"),

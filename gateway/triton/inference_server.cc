@@ -75,6 +75,7 @@ InferenceServer::InferenceServer(EventLoop* loop, Dispatcher* dispatcher, Gatewa
                    std::find(load.begin(), load.end(), model.name) != load.end() ||
                    std::find(load.begin(), load.end(), "*") != load.end();
     state.statistics = std::make_unique<StatisticsCounter>(model.name, kTritonModelVersion);
+    if (config.latency_metrics) state.statistics->KeepLatencies();
   }
   trace_defaults_.file = config.trace_file;
   trace_.settings = trace_defaults_;

@@ -64,6 +64,10 @@ class InferenceServer {
                                                           const std::string& version) const;
   // Of all models, loaded or not: for metrics. Any thread.
   std::vector<ModelStatistics> AllStatistics() const;
+  // Of a model of models(): nullptr where none are kept. Any thread.
+  const LatencyMetrics* Latencies(const std::string& model) const {
+    return states_.at(model).statistics->latencies();
+  }
 
   // `repository` is one that the index names: the empty name is all there is (NOT_FOUND).
   absl::StatusOr<std::vector<ModelIndexEntry>> RepositoryIndex(const std::string& repository,

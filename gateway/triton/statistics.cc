@@ -13,6 +13,10 @@ uint64_t MillisecondsSinceEpoch() {
   return static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::milliseconds>(now).count());
 }
 
+double Microseconds(std::chrono::nanoseconds duration) {
+  return std::chrono::duration<double, std::micro>(duration).count();
+}
+
 }  // namespace
 
 const char* NameOf(FailureReason reason) {
@@ -79,7 +83,15 @@ void StatisticsCounter::AddTimes(int64_t rows, const InferTimes& times) {
   batch.compute_input.Add(times.compute_input);
   batch.compute_infer.Add(times.compute_infer);
   batch.compute_output.Add(times.compute_output);
+  if (latencies_ == nullptr) return;
+  latencies_->request.Observe(Microseconds(times.total));
+  latencies_->queue.Observe(Microseconds(times.queue));
+  latencies_->compute_input.Observe(Microseconds(times.compute_input));
+  latencies_->compute_infer.Observe(Microseconds(times.compute_infer));
+  latencies_->compute_output.Observe(Microseconds(times.compute_output));
 }
+
+void StatisticsCounter::KeepLatencies() { latencies_ = std::make_unique<LatencyMetrics>(); }
 
 void StatisticsCounter::EndFailure(const absl::Status& status, std::chrono::nanoseconds total) {
   const std::lock_guard<std::mutex> lock(mutex_);
@@ -93,6 +105,9 @@ void StatisticsCounter::AddResponse(int index, bool empty, std::chrono::nanoseco
   const std::lock_guard<std::mutex> lock(mutex_);
   ModelStatistics::Response& response = statistics_.responses[index];
   (empty ? response.empty_response : response.success).Add(duration);
+  if (index == 0 && latencies_ != nullptr) {
+    latencies_->first_response.Observe(Microseconds(duration) / 1000);
+  }
 }
 
 ModelStatistics StatisticsCounter::Snapshot() const {

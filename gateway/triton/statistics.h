@@ -5,11 +5,13 @@
 #include <chrono>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "gateway/triton/latency_metrics.h"
 
 namespace caravan {
 
@@ -84,11 +86,17 @@ class StatisticsCounter {
 
   ModelStatistics Snapshot() const;
 
+  // Distributions are kept from now on. Before the first request.
+  void KeepLatencies();
+  // nullptr: none are kept. Any thread.
+  const LatencyMetrics* latencies() const { return latencies_.get(); }
+
  private:
   void AddTimes(int64_t rows, const InferTimes& times);
 
   mutable std::mutex mutex_;
   ModelStatistics statistics_;  // guarded by mutex_
+  std::unique_ptr<LatencyMetrics> latencies_;
 };
 
 }  // namespace caravan

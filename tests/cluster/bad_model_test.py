@@ -160,7 +160,7 @@ def test_up_says_it_and_ends(damage, tmp_path):
     folder = copy_of(DEMO_MODEL, tmp_path / "model")
     damage(folder)
     result = run(PROGRAMS / "caravan", "up", f"--model={folder}", "--tensor_parallel=2", "--gateway_port=0",
-                 "--metrics_port=0", f"--log_dir={tmp_path / 'logs'}")
+                 "--http_port=0", "--metrics_port=0", f"--log_dir={tmp_path / 'logs'}")
     check(result, DAMAGES[damage])
     assert result.stderr.count("\n") == 1, "one sentence"
 
@@ -183,7 +183,7 @@ def test_a_vocabulary_that_disagrees_with_the_tokenizer_is_told(tmp_path):
     golden = ROOT / "tests" / "golden" / "models" / "gqa"
     folder = copy_of(golden, tmp_path / "model")
     shutil.copy(DEMO_MODEL / "tokenizer.model", folder / "tokenizer.model")
-    result = run(PROGRAMS / "caravan", "up", f"--model={folder}", "--gateway_port=0", "--metrics_port=0",
+    result = run(PROGRAMS / "caravan", "up", f"--model={folder}", "--gateway_port=0", "--http_port=0", "--metrics_port=0",
                  f"--log_dir={tmp_path / 'logs'}")
     check(result, ["vocabulary"])
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import threading
+import urllib.request
 
 import grpc
 import pytest
@@ -34,7 +35,7 @@ class Up:
         with self.log_path.open("wb") as log:
             self.popen = subprocess.Popen(
                 ["setpriv", "--pdeathsig", "KILL", str(CARAVAN), "up", f"--model={DEMO_MODEL}", "--gateway_port=0",
-                 "--metrics_port=0", *flags], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                 "--http_port=0", "--metrics_port=0", *flags], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 env=dict(os.environ, CARAVAN_STATE_FILE=str(self.state_file)))
         await_true(lambda: self.popen.poll() is not None or self.state_file.exists(), "the state file")
         assert self.popen.poll() is None, self.log
@@ -97,6 +98,13 @@ def test_up_prints_addresses_and_lines_to_paste(up):
     assert up.state["gateway"] in up.log
     assert f"generate --address={up.state['gateway']}" in up.log
     assert "python3 -c" in up.log
+
+
+@LIMIT
+def test_up_serves_http_where_it_says(up):
+    assert f"http://{up.state['gateway_http']}" in up.log
+    with urllib.request.urlopen(f"http://{up.state['gateway_http']}/v2/health/ready", timeout=10) as answer:
+        assert answer.status == 200
 
 
 @LIMIT
@@ -237,7 +245,7 @@ def test_a_second_up_leaves_the_first_where_the_commands_find_it(up, tmp_path):
     log_path = tmp_path / "second.log"
     with log_path.open("wb") as log, subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", str(CARAVAN), "up", f"--model={DEMO_MODEL}", "--gateway_port=0",
-             "--metrics_port=0"], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+             "--http_port=0", "--metrics_port=0"], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             env=dict(os.environ, CARAVAN_STATE_FILE=str(up.state_file))) as second:
         await_true(lambda: "another cluster" in log_path.read_text() or second.poll() is not None, "the second's note")
         assert f"process {up.popen.pid}" in log_path.read_text()
@@ -258,12 +266,14 @@ def test_no_process_outlives_a_killed_up(tmp_path):
         up.end()
 
 
-def test_a_port_in_use_is_named_at_once():
+@pytest.mark.parametrize("flag", ["--gateway_port", "--http_port", "--metrics_port"])
+def test_a_port_in_use_is_named_at_once(flag):
+    others = [other for other in ("--gateway_port=0", "--http_port=0", "--metrics_port=0") if flag not in other]
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        result = run("up", f"--model={DEMO_MODEL}", f"--gateway_port={port}")
+        result = run("up", f"--model={DEMO_MODEL}", *others, f"{flag}={port}")
     assert result.returncode == 1
-    assert f"port {port}" in result.stderr and "--gateway_port" in result.stderr
+    assert f"port {port}" in result.stderr and flag in result.stderr
     assert result.stderr.count("\n") == 1
 
 

@@ -93,6 +93,7 @@ class Cluster {
       config.tokenizers.push_back(tokenizers_.back()->address());
     }
     config.listen_address = "127.0.0.1:0";
+    config.http_address = "127.0.0.1:0";
     config.metrics_address = "";  // its thread takes two seconds to stop
     auto gateway = Gateway::Start(config);
     CARAVAN_CHECK(gateway.ok(), std::string(gateway.status().message()));

@@ -55,6 +55,10 @@ class Process:
     def address(self):
         return f"127.0.0.1:{self.ports['grpc']}"
 
+    @property
+    def http_address(self):
+        return f"127.0.0.1:{self.ports['http']}"
+
     def await_ports(self):
         def read():
             assert self.popen.poll() is None, f"{self.name} ended with {self.popen.returncode}:\n{self.log}"
@@ -149,6 +153,8 @@ class Cluster:
     def launch(self, name, *arguments):
         flags = [] if any(str(flag).startswith("--listen_address") for flag in arguments) else [
             "--listen_address=127.0.0.1:0", "--metrics_address=127.0.0.1:0"]
+        if name == "gateway" and not any(str(flag).startswith("--http_address") for flag in arguments):
+            flags.append("--http_address=127.0.0.1:0")
         process = Process(name, [*arguments, *flags], self.folder)
         self._processes.append(process)
         return process
