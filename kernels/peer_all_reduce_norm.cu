@@ -85,6 +85,16 @@ __device__ Addend<P, R> Scaled(const Addend<P, R>& x, float factor, const Addend
   return result;
 }
 
+// This thread's packs of a row.
+template <typename P, typename R, int kPacks>
+__device__ void LoadRow(const R* row, int packs, Addend<P, R> (&x)[kPacks]) {
+#pragma unroll
+  for (int k = 0; k < kPacks; ++k) {
+    const int pack = static_cast<int>(threadIdx.x + k * blockDim.x);
+    if (pack < packs) x[k] = LoadAddend<P, R>(row, pack);
+  }
+}
+
 // One block per row, one thread per 16 bytes of it (or every blockDim.x-th): the row is summed
 // everywhere and never leaves the registers before it is normalized. Which thread adds which
 // squares depends on hidden alone. The weight comes before the predecessor has ended, and a row is
@@ -97,11 +107,7 @@ __global__ void __launch_bounds__(kMostThreads<kRanks>)
   const int thread = static_cast<int>(threadIdx.x);
   ReleaseSuccessor(peers);
   Addend<P, R> weight[kPacks];
-#pragma unroll
-  for (int k = 0; k < kPacks; ++k) {
-    const int pack = thread + k * threads;
-    if (pack < a.packs) weight[k] = LoadAddend<P, R>(a.weight, pack);
-  }
+  LoadRow<P, R>(a.weight, a.packs, weight);
   WaitForPredecessor();
   const auto addend_of = [&](int64_t row, int pack) {
     return Sendable(reinterpret_cast<const uint4*>(a.partial + row * a.partial_stride)[pack]);
@@ -124,11 +130,7 @@ __global__ void __launch_bounds__(kMostThreads<kRanks>)
   for (int64_t row = blockIdx.x; row < a.rows; row += gridDim.x) {
     R* const residual = a.residual + row * a.residual_stride;
     Addend<P, R> sums[kPacks];
-#pragma unroll
-    for (int k = 0; k < kPacks; ++k) {
-      const int pack = thread + k * threads;
-      if (pack < a.packs) sums[k] = LoadAddend<P, R>(residual, pack);
-    }
+    LoadRow<P, R>(residual, a.packs, sums);
     if (const int64_t next = row + gridDim.x; next < a.rows) {
       for (int pack = thread; pack < a.packs; pack += threads) {
         push(next, pack, addend_of(next, pack));

@@ -39,7 +39,7 @@ std::atomic_ref<unsigned int> WordOf(const PinnedMemory& memory) {
 
 std::unique_ptr<PeerMemory> PeerMemory::Create(int device, int64_t region_bytes,
                                                std::string* problem) {
-  CARAVAN_CHECK(region_bytes > 0 && region_bytes % (16 * kMostPeers) == 0, region_bytes);
+  CARAVAN_CHECK(region_bytes > 0 && region_bytes % (int64_t{16} * kMostPeers) == 0, region_bytes);
   std::unique_ptr<PeerMemory> memory(new PeerMemory);
   PeerEndpoint& own = memory->endpoint_;
   memory->device_ = own.device = device;
@@ -63,7 +63,7 @@ std::unique_ptr<PeerMemory> PeerMemory::Create(int device, int64_t region_bytes,
   }
   CARAVAN_CUDA_CHECK(cudaMemset(memory->regions_, kEmpty, bytes));
   CARAVAN_CUDA_CHECK(cudaStreamSynchronize(nullptr));
-  own.address = reinterpret_cast<uint64_t>(memory->regions_);
+  std::memcpy(&own.address, &memory->regions_, sizeof(own.address));
   cudaIpcMemHandle_t handle;
   static_assert(sizeof(handle) == sizeof(own.ipc_handle));
   // Ranks of one process need no handle, so where there is none the others say so.
@@ -97,12 +97,13 @@ bool PeerMemory::Map(int rank, std::span<const PeerEndpoint> endpoints, std::str
       return false;
     }
     // Ranks on one GPU share its multiprocessors.
-    const auto sharing = std::count_if(
-        endpoints.begin(), endpoints.end(),
-        [&](const PeerEndpoint& other) { return other.pci_bus_id == endpoint.pci_bus_id; });
+    int sharing = 1;
+    for (int other = 0; other < view.world_size; ++other) {
+      const PeerEndpoint& peer = endpoints[static_cast<size_t>(other)];
+      if (other != r && peer.pci_bus_id == endpoint.pci_bus_id) ++sharing;
+    }
     view.shares_gpu = view.shares_gpu || sharing > 1;
-    view.max_blocks =
-        std::min(view.max_blocks, endpoint.num_multiprocessors / static_cast<int>(sharing));
+    view.max_blocks = std::min(view.max_blocks, endpoint.num_multiprocessors / sharing);
     std::byte* const mapped = r == rank ? regions_ : Open(endpoint, problem);
     if (mapped == nullptr) return false;
     view.regions[static_cast<size_t>(r)] = mapped;
@@ -138,7 +139,10 @@ std::byte* PeerMemory::Open(const PeerEndpoint& endpoint, std::string* problem) 
         return nullptr;
       }
     }
-    return reinterpret_cast<std::byte*>(endpoint.address);
+    std::byte* address = nullptr;
+    static_assert(sizeof(address) == sizeof(endpoint.address));
+    std::memcpy(&address, &endpoint.address, sizeof(address));
+    return address;
   }
   cudaIpcMemHandle_t handle;
   std::memcpy(&handle, endpoint.ipc_handle.data(), sizeof(handle));

@@ -2,7 +2,8 @@
 # How fast the whole cluster decodes on this machine's GPUs: gateway, tokenizer and workers with random weights, loaded
 # by `caravan bench` over gRPC. Token ids alone are asked for, so that any tokenizer does.
 #   tests/gpu/floor.sh PROGRAM_FOLDER [MODEL [DTYPE [TENSOR_PARALLEL…]]]      MODEL: a file of tests/gpu/models
-# READ_GBPS=… is the measured read ceiling of one GPU, for the shares (default: that of an H200).
+# READ_GBPS=… is the measured read ceiling of one GPU, for the shares (default: that of an H200). DEVICE=cpu tries this
+# script on a machine without one.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 programs=$1
@@ -11,28 +12,53 @@ dtype=${3:-float16}
 degrees=("${@:4}")
 [ ${#degrees[@]} -gt 0 ] || degrees=(1)
 read_gbps=${READ_GBPS:-4402}
+device=${DEVICE:-cuda}
 work=$(mktemp -d)
-up=
-trap '[ -z "$up" ] || kill "$up" 2>/dev/null; wait; rm -rf "$work"' EXIT
+pids=()
+trap 'stop; rm -rf "$work"' EXIT
 
 mkdir "$work/model"
 cp "$here/models/$model.json" "$work/model/config.json"
 cp "$here/../../models/demo/tokenizer.model" "$work/model/"
 
-start() { # tensor_parallel flags…
-  local begun=$EPOCHREALTIME
-  "$programs/caravan" up --model "$work/model" --load_format=dummy --dtype="$dtype" --device=cuda --tensor_parallel="$1" \
-    --gateway_port=0 --metrics_port=0 --log_dir="$work" "${@:2}" > "$work/up.txt" 2>&1 &
-  up=$!
-  until grep -q '^Serving' "$work/up.txt"; do
-    kill -0 "$up" 2>/dev/null || { cat "$work"/up.txt "$work"/worker*; exit 1; }
+# Each process on a free port; without metrics, of which a sandboxed host may have no ports.
+launch() { # name program flags…
+  "$programs/$2" "${@:3}" --listen_address=127.0.0.1:0 --port_file="$work/$1.ports" > "$work/$1.log" 2>&1 &
+  pids+=($!)
+}
+address_of() { # name
+  until [ -s "$work/$1.ports" ]; do
+    kill -0 "${pids[-1]}" 2>/dev/null || fail
+    sleep 0.02
+  done
+  echo "127.0.0.1:$(sed -n 's/^grpc=//p' "$work/$1.ports")"
+}
+fail() { tail -n 5 "$work"/*.log >&2; exit 1; }
+
+start() { # tensor_parallel
+  rm -f "$work"/*.ports "$work"/*.log
+  local begun=$EPOCHREALTIME leader
+  local worker=(--model="$work/model" --load_format=dummy --dtype="$dtype" --device="$device" --tensor_parallel="$1")
+  launch worker_0 caravan_worker "${worker[@]}"
+  leader=$(address_of worker_0)
+  for ((rank = 1; rank < $1; ++rank)); do
+    launch "worker_$rank" caravan_worker "${worker[@]}" --rank="$rank" --leader_address="$leader"
+  done
+  launch tokenizer caravan_tokenizer --model="$work/model"
+  launch gateway caravan_gateway --replicas="$leader" --tokenizers="$(address_of tokenizer)"
+  address=$(address_of gateway)
+  until "$programs/caravan" status --address="$address" 2>/dev/null | grep -q '[0-9]  ready '; do
+    for pid in "${pids[@]}"; do kill -0 "$pid" 2>/dev/null || fail; done
     sleep 0.05
   done
-  address=$(awk '$1 == "gateway" { print $2; exit }' "$work/up.txt")
   awk -v begun="$begun" -v now="$EPOCHREALTIME" 'BEGIN { printf "ready after %.2f s\n", now - begun }'
-  grep -h -oE '(loaded|warmed up|formed epoch) .*' "$work"/worker* | cut -c1-400
+  grep -h -oE '(loaded|warmed up|formed epoch) .*' "$work"/worker*.log | cut -c1-400
 }
-stop() { kill "$up"; wait "$up" || true; up=; }
+stop() {
+  [ ${#pids[@]} -eq 0 ] || kill "${pids[@]}" 2>/dev/null || true
+  wait
+  pids=()
+}
 
 bench() { # name concurrency requests prompt output
   "$programs/caravan" bench --address="$address" --notext --concurrency="$2" --num_requests="$3" --warmup="$2" \
@@ -47,7 +73,7 @@ h, kv = config["hidden_size"], config["num_key_value_heads"] * config["hidden_si
 weights = config["num_hidden_layers"] * (2 * h * h + 2 * h * kv + 3 * h * config["intermediate_size"]) \
     + config["vocab_size"] * h  # of the embedding only the rows of the batch are read
 context = batch * (prompt + output / 2) * config["num_hidden_layers"] * 2 * kv
-step_ms = report["inter_token_ms"]["p50"]
+step_ms = (report["end_to_end_ms"]["p50"] - report["time_to_first_token_ms"]["p50"]) / (output - 1)
 floor_ms = 2 * (weights + context) / degree / gbps / 1e6
 print(f"{name}: tensor parallel {degree:.0f}, batch {batch:.0f}: {1000 * batch / step_ms:.1f} tok/s decoding, "
       f"{step_ms:.3f} ms a step, {100 * floor_ms / step_ms:.1f} % of the read ceiling; first token "

@@ -131,6 +131,17 @@ BENCHMARK(GatherColumns)
     ->Iterations(2)
     ->Unit(benchmark::kMicrosecond);
 
+// What an epoch costs: a group made, connected, tried and ended, all ranks in one process.
+void FormGroup(benchmark::State& state) {
+  std::string why;
+  if (!HasGpus(2, &why)) return state.SkipWithError(why.c_str());
+  const auto kind = static_cast<CollectivesKind>(state.range(0));
+  for (auto _ : state) GpuGroup(kind, 2);
+  state.SetLabel(NameOf(kind));
+}
+BENCHMARK(FormGroup)->ArgName("kind")->Arg(2)->Arg(3)->UseRealTime()->Iterations(3)->Unit(
+    benchmark::kMillisecond);
+
 }  // namespace
 }  // namespace caravan
 #endif

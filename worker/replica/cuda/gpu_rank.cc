@@ -31,7 +31,7 @@ absl::Status EnqueueFirstCalls(Collectives& group, void* memory, CudaStream& cud
       RETURN_IF_ERROR(group.AllReduceAddRmsNorm({x, weight, 1e-5F, residual, x}, stream));
     }
     const ConstMatrixView shard = DenseMatrix(static_cast<const void*>(memory), dtype, 2, 64);
-    const MatrixView full = DenseMatrix(second, dtype, 2, 64 * group.world_size());
+    const MatrixView full = DenseMatrix(second, dtype, 2, shard.cols * group.world_size());
     RETURN_IF_ERROR(group.GatherColumns(shard, full, stream));
   }
   return absl::OkStatus();
