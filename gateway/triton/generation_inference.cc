@@ -20,7 +20,7 @@ GenerationInference::GenerationInference(const InferContext* context, InferCall 
       last_token_(encoded_) {}
 
 GenerationInference::~GenerationInference() {
-  if (!ended()) Stop();
+  if (!ended()) GenerationInference::Stop();
 }
 
 void GenerationInference::Start() {
