@@ -250,6 +250,7 @@ TEST_P(SlotTablesTest, PassesOnTheSamplingParameters) {
   Inputs inputs;
   std::vector<StepRow> rows;
   for (int32_t r = 0; r < 3; ++r) {
+    rows.reserve(3);
     rows.push_back({.slot = r + 1,
                     .start_position = 2,
                     .num_tokens = 2,
