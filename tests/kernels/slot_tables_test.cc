@@ -249,8 +249,8 @@ TEST_P(SlotTablesTest, PassesOnTheSamplingParameters) {
   Setup(3, sequence);
   Inputs inputs;
   std::vector<StepRow> rows;
+  rows.reserve(3);
   for (int32_t r = 0; r < 3; ++r) {
-    rows.reserve(3);
     rows.push_back({.slot = r + 1,
                     .start_position = 2,
                     .num_tokens = 2,
