@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <string_view>
 
+#include "kernels/device/cublas_library.h"
 #include "kernels/device/cuda_check.h"
 
 namespace caravan {
@@ -106,6 +107,11 @@ std::unique_ptr<CudaStream> CudaStream::Create(const CudaStreamOptions& options,
                "." + std::to_string(device.compute_capability % 10) + ", this build has code for " +
                BuiltArchitectures() + " alone: build with CARAVAN_CUDA_ARCHITECTURES=" +
                std::to_string(device.compute_capability);
+    return nullptr;
+  }
+  if (!CublasLibrary().problem().empty()) {
+    *problem =
+        "cuBLASLt is needed for matrix products and can't be loaded: " + CublasLibrary().problem();
     return nullptr;
   }
   std::unique_ptr<CudaStream> stream(new CudaStream(options, device));

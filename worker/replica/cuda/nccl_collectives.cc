@@ -17,6 +17,7 @@
 #include "kernels/device/cuda_stream.h"
 #include "kernels/peer_all_reduce.h"
 #include "worker/replica/cuda/gpu_rank.h"
+#include "worker/replica/cuda/nccl_library.h"
 
 namespace caravan {
 namespace {
@@ -262,6 +263,12 @@ class NcclBuilder final : public CollectivesBuilder {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<CollectivesBuilder>> MakeNcclBuilder(const GroupSpec& spec) {
+  if (!NcclLibrary().problem().empty()) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "NCCL is needed by ranks on several hosts and on GPUs without peer access, and "
+        "can't be loaded: ",
+        NcclLibrary().problem()));
+  }
   ncclUniqueId id = {};
   if (spec.rank == 0) {
     const ncclResult_t result = ncclGetUniqueId(&id);
