@@ -1,5 +1,5 @@
 #include "kernels/device/elements.cuh"
-#include "kernels/device/matmul_paths.h"
+#include "kernels/device/matmul/paths.h"
 #include "kernels/matmul.h"
 
 namespace caravan::cuda {

@@ -6,7 +6,7 @@
 
 #include "kernels/device/cuda_check.h"
 #include "kernels/device/device_memory.h"
-#include "kernels/device/matmul_paths.h"
+#include "kernels/device/matmul/paths.h"
 #include "kernels/dummy_fill.h"
 #include "tests/kernels/cuda_ceiling.h"
 

@@ -9,7 +9,7 @@
 
 #include "kernels/check.h"
 #include "kernels/device/device_memory.h"
-#include "kernels/device/matmul_paths.h"
+#include "kernels/device/matmul/paths.h"
 #include "kernels/dummy_fill.h"
 #include "kernels/rms_norm.h"
 #include "kernels/swiglu.h"

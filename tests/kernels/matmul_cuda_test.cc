@@ -9,7 +9,7 @@
 #include <tuple>
 #include <vector>
 
-#include "kernels/device/matmul_paths.h"
+#include "kernels/device/matmul/paths.h"
 #include "kernels/dummy_fill.h"
 #include "tests/kernels/target_fixture.h"
 

@@ -1,6 +1,6 @@
 #include "kernels/device/any_dtype.cuh"
 #include "kernels/device/launch.cuh"
-#include "kernels/device/matmul_paths.h"
+#include "kernels/device/matmul/paths.h"
 
 namespace caravan::cuda {
 namespace {

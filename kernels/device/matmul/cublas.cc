@@ -4,7 +4,7 @@
 #include <cstring>
 
 #include "kernels/device/cuda_check.h"
-#include "kernels/device/matmul_paths.h"
+#include "kernels/device/matmul/paths.h"
 
 namespace caravan::cuda {
 namespace {
