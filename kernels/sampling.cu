@@ -20,16 +20,49 @@
 namespace caravan::cuda {
 namespace {
 
-using Slice = Part<kScanThreads, kScanGroups>;
-constexpr int kScanBlocks = 4;  // of a multiprocessor, so that loads of some hide work of others
-constexpr int kFinishGroups = 2;
+constexpr int kScanBlocks = 5;  // of a multiprocessor, so that loads of some hide work of others
+constexpr int kFinishGroups = 4;
 constexpr int kListKeys = kSliceIds / 2;  // of 64 bits, in a buffer of kSliceIds words
+
+using SlicePart = Part<kScanThreads, kScanGroups>;
+
+// A slice's logits in shared memory, each thread reading only what it wrote itself: registers are
+// for the work, of which there is a sequence.
+class Slice {
+ public:
+  __device__ Slice(float* memory, int32_t begin)
+      : mine_(reinterpret_cast<float4*>(memory) + threadIdx.x), begin_(begin) {}
+
+  __device__ void Put(const SlicePart& part) {
+#pragma unroll
+    for (int g = 0; g < kScanGroups; ++g) {
+      const float* four = part.values + 4 * g;
+      mine_[g * kScanThreads] = make_float4(four[0], four[1], four[2], four[3]);
+    }
+  }
+  __device__ void Get(SlicePart* part) const {
+#pragma unroll
+    for (int i = 0; i < SlicePart::kSize; ++i) part->values[i] = value(i);
+  }
+
+  __device__ float value(int i) const {
+    return reinterpret_cast<const float*>(mine_ + i / 4 * kScanThreads)[i % 4];
+  }
+  __device__ int32_t GroupId(int g) const {
+    return begin_ + (g * kScanThreads + static_cast<int>(threadIdx.x)) * 4;
+  }
+  __device__ int32_t id(int i) const { return GroupId(i / 4) + i % 4; }
+
+ private:
+  float4* mine_;
+  int32_t begin_;
+};
 
 __device__ float SumOfWeights(const Slice& slice, float max) {
   float sum = 0;
   if (max > kImpossible) {
 #pragma unroll
-    for (const float value : slice.values) sum += expf(value - max);
+    for (int i = 0; i < SlicePart::kSize; ++i) sum += expf(slice.value(i) - max);
   }
   return ReduceBlock<kScanThreads>(sum, 0.0f, Sum());
 }
@@ -37,16 +70,18 @@ __device__ float SumOfWeights(const Slice& slice, float max) {
 __device__ Best FindBest(const Slice& slice) {
   Best best = kNoBest;
 #pragma unroll
-  for (int i = 0; i < Slice::kSize; ++i) {  // ids rise, so that the first of equals stays
-    if (slice.values[i] > best.value) best = {slice.values[i], slice.IdOf(i)};
+  for (int i = 0; i < SlicePart::kSize; ++i) {  // ids rise, so that the first of equals stays
+    if (slice.value(i) > best.value) best = {slice.value(i), slice.id(i)};
   }
   return ReduceWarps<kScanThreads>(best, kNoBest, WarpBest);
 }
 
 // Fills list[0, k).
 __device__ void ListTop(const Slice& slice, int k, float* buffer, TokenLogprob* list) {
-  const int n = SelectTop<kScanThreads, kListKeys>(
-      slice.values, [&](int i) { return slice.IdOf(i); }, k, reinterpret_cast<uint64_t*>(buffer),
+  const auto value_of = [&](int i) { return slice.value(i); };
+  const auto id_of = [&](int i) { return slice.id(i); };
+  const int n = SelectTop<kScanThreads, SlicePart::kSize, kListKeys>(
+      value_of, id_of, k, reinterpret_cast<uint64_t*>(buffer),
       [&](int rank, float value, int32_t id) {
         list[rank] = {id, value};
       });
@@ -59,19 +94,22 @@ __device__ Candidate DrawFromSlice(const SamplingRow& row, const Slice& slice, f
   DrawScan scan(row, temperature);
   float greatest = kImpossible;
 #pragma unroll
-  for (const float value : slice.values) greatest = fmaxf(greatest, value);
+  for (int i = 0; i < SlicePart::kSize; ++i) greatest = fmaxf(greatest, slice.value(i));
   scan.Expect(WarpMax(greatest));
-#pragma unroll
+#pragma unroll 1
   for (int g = 0; g < kScanGroups; ++g) {
-    scan.OfferFour(slice.values + 4 * g, slice.GroupId(g));
+    const float four[4] = {slice.value(4 * g), slice.value(4 * g + 1), slice.value(4 * g + 2),
+                           slice.value(4 * g + 3)};
+    scan.OfferFour(four, slice.GroupId(g));
     scan.Share();
   }
   return BlockDraw<kScanThreads>(scan.best());
 }
 
-// A block for each slice of a row (x) and row (y): 16 KiB of logits stay in registers through all
-// that has to be known of them, and a single row still spreads over many multiprocessors.
+// A block for each slice of a row (x) and row (y): 16 KiB of logits stay in the multiprocessor
+// through all that has to be known of them, and a single row still spreads over many.
 __global__ __launch_bounds__(kScanThreads, kScanBlocks) void ScanSlices(SampleArguments arguments) {
+  __shared__ alignas(16) float memory[kSliceIds];
   __shared__ alignas(16) float buffer[kSliceIds];
   const int64_t r = blockIdx.y;
   const int slice_index = static_cast<int>(blockIdx.x);
@@ -81,13 +119,16 @@ __global__ __launch_bounds__(kScanThreads, kScanBlocks) void ScanSlices(SampleAr
   if (row.skipped) return;
   const RowPlan plan(row, arguments);
   SlicePartial* partial = &arguments.partials[r * arguments.slices + slice_index];
-  Slice slice;
-  slice.begin = slice_index * kSliceIds;
-  slice.Load(arguments.logits, arguments.logits.row(r));
+  SlicePart part;
+  part.begin = slice_index * kSliceIds;
+  part.Load(arguments.logits, arguments.logits.row(r));
+  Slice slice(memory, part.begin);
 #pragma unroll 1
   for (int stage = 0; stage < 2; ++stage) {
     const bool raw = stage == 0;
-    if (!raw) slice.Process(row, plan.divides() ? plan.temperature : 1, buffer);
+    if (raw && !plan.raw_sums) continue;
+    if (!raw) part.Process(row, plan.divides() ? plan.temperature : 1, buffer);
+    slice.Put(part);
     Best best = kNoBest;
     float sum = 0;
     if (raw ? plan.raw_sums : plan.wants_best()) best = FindBest(slice);
@@ -98,6 +139,7 @@ __global__ __launch_bounds__(kScanThreads, kScanBlocks) void ScanSlices(SampleAr
       ListTop(slice, listed, buffer,
               raw ? arguments.RawListOf(r, slice_index) : arguments.ListOf(r, slice_index));
     }
+    if (raw) slice.Get(&part);
   }
   Candidate drawn = kNoCandidate;
   if (plan.draws_from_all()) {
@@ -116,13 +158,13 @@ struct RowSummary {
 };
 
 // Every warp does the same work, without waiting for others.
-__device__ RowSummary MergeSlices(const SampleArguments& arguments, int64_t r) {
+__device__ RowSummary MergeSlices(const SampleArguments& arguments, int64_t r, bool raw) {
   const SlicePartial* partials = arguments.partials + r * arguments.slices;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   RowSummary row = {kNoBest, 0, kNoBest, 0, kNoCandidate};
   for (int i = lane; i < arguments.slices; i += 32) {
     const SlicePartial& partial = partials[i];
-    if (partial.raw.best.value > row.raw_best.value) row.raw_best = partial.raw.best;
+    if (raw && partial.raw.best.value > row.raw_best.value) row.raw_best = partial.raw.best;
     if (partial.processed.best.value > row.best.value) row.best = partial.processed.best;
     row.drawn = BetterCandidate()(row.drawn, partial.drawn);
   }
@@ -133,7 +175,7 @@ __device__ RowSummary MergeSlices(const SampleArguments& arguments, int64_t r) {
     return slice.sum == 0 ? 0.0 : double{slice.sum} * double{expf(slice.best.value - max)};
   };
   for (int i = lane; i < arguments.slices; i += 32) {
-    row.raw_sum += scaled(partials[i].raw, row.raw_best.value);
+    if (raw) row.raw_sum += scaled(partials[i].raw, row.raw_best.value);
     row.sum += scaled(partials[i].processed, row.best.value);
   }
   row.raw_sum = ReduceWarp(row.raw_sum, Sum());
@@ -146,7 +188,7 @@ __device__ RowItems LoadItems(const TokenLogprob* lists, int64_t stride, int sli
   RowItems items;
 #pragma unroll
   for (int i = 0; i < kFinishItems; ++i) {
-    const int entry = i * kFinishThreads + static_cast<int>(threadIdx.x);
+    const int entry = static_cast<int>(threadIdx.x) * kFinishItems + i;
     items.logits[i] = kImpossible;
     items.ids[i] = -1;
     if (entry >= slices * k) continue;
@@ -159,9 +201,9 @@ __device__ RowItems LoadItems(const TokenLogprob* lists, int64_t stride, int sli
 
 template <typename Emit>
 __device__ int SelectItems(const RowItems& items, int k, float* buffer, const Emit& emit) {
-  return SelectTop<kFinishThreads, kFinishThreads * kFinishItems>(
-      items.logits, [&](int i) { return items.ids[i]; }, k, reinterpret_cast<uint64_t*>(buffer),
-      emit);
+  return SelectTop<kFinishThreads, kFinishItems, kFinishThreads * kFinishItems>(
+      [&](int i) { return items.logits[i]; }, [&](int i) { return items.ids[i]; }, k,
+      reinterpret_cast<uint64_t*>(buffer), emit);
 }
 
 // The greatest of the slices' last entries: kImpossible if each slice lists all it has.
@@ -241,7 +283,7 @@ __global__ __launch_bounds__(kFinishThreads) void FinishRows(SampleArguments arg
     return;
   }
   const RowPlan plan(row, arguments);
-  const RowSummary summary = MergeSlices(arguments, r);
+  const RowSummary summary = MergeSlices(arguments, r, plan.raw_sums);
   const bool raw = plan.raw_sums;
   const float max = raw ? summary.raw_best.value : summary.best.value;
   double log_sum = 0;

@@ -41,8 +41,8 @@ std::span<int32_t> WordsOf(const SlotTables& tables, SlotArray array, int32_t sl
 void ApplySlotUpdates(const SlotTables& tables, const SlotUpload& upload) {
   for (int32_t i = 0; i < upload.num_updates; ++i) {
     SlotUpdate update;
-    std::memcpy(static_cast<void*>(&update), upload.words + upload.payload_words + int64_t{i} * kUpdateWords,
-                sizeof(update));
+    std::memcpy(static_cast<void*>(&update),
+                upload.words + upload.payload_words + int64_t{i} * kUpdateWords, sizeof(update));
     CARAVAN_CHECK(update.slot >= 0 && update.slot < tables.num_slots, update.slot, " of ",
                   tables.num_slots);
     const std::span<int32_t> words = WordsOf(tables, update.array, update.slot);
@@ -112,7 +112,7 @@ void BuildStepInputs(const SlotTables& tables, std::span<const StepRow> rows, in
     const StepRow& row = rows[r];
     const bool padding = row.slot < 0;
     for (int32_t i = 0; i < row.num_tokens; ++i) {
-      const auto token = static_cast<size_t>(row.first_token + i);
+      const auto token = static_cast<size_t>(row.first_token) + static_cast<size_t>(i);
       const int32_t position = row.start_position + i;
       inputs.token_ids[token] = padding ? -1 : TokensOf(tables, row.slot)[position];
       inputs.rope_rows[token] = i < row.num_rope_rows ? row.rope_row + i : position;

@@ -55,7 +55,7 @@ CARAVAN_SAMPLING_BENCHMARK(Logprobs, {.temperature = 0.8f, .num_logprobs = 5});
 
 // Rows whose draws are spread like a language model's: some 30 likely tokens. Each launch of the
 // graph reads logits of its own, as many as fit in 512 MiB but at most 16 times.
-void RunSamplingCuda(benchmark::State& state, const SamplingRow& row, int32_t history_tokens,
+void RunSamplingCuda(benchmark::State& state, const SamplingRow& row, int64_t history_tokens,
                      double scale) {
   CudaStream* stream = BenchStream(state);
   if (stream == nullptr) return;

@@ -249,6 +249,7 @@ TEST_P(SlotTablesTest, PassesOnTheSamplingParameters) {
   Setup(3, sequence);
   Inputs inputs;
   std::vector<StepRow> rows;
+  rows.reserve(3);
   for (int32_t r = 0; r < 3; ++r) {
     rows.push_back({.slot = r + 1,
                     .start_position = 2,

@@ -12,8 +12,8 @@ namespace caravan::cuda {
 constexpr int kScanThreads = 256;
 constexpr int kScanGroups = 4;
 constexpr int32_t kSliceIds = Part<kScanThreads, kScanGroups>::kIds;  // ids of a block's slice
-constexpr int kFinishThreads = 1024;
-constexpr int kFinishItems = 4;  // a thread's entries of the slices' lists
+constexpr int kFinishThreads = 512;
+constexpr int kFinishItems = 8;  // a thread's entries of the slices' lists
 // Longest list of a slice's greatest logits: a top_k up to it needs no second look at the row. In
 // other rows with a filter, the kept tokens mostly are among the first kNucleusList of each slice.
 constexpr int kMostListed = 128;

@@ -1,4 +1,4 @@
-// The k greatest of the values that a block holds in registers, in order, without sorting them all.
+// The k greatest of the values that a block holds, in order, without sorting them all.
 #pragma once
 
 #include <cstdint>
@@ -10,21 +10,21 @@ namespace caravan::cuda {
 
 // Of the k first of the block's values (by value, ties by lower id) the last one. REQUIRES: there
 // are k values above -infinity. Bit by bit, so that any values will do.
-template <int kThreads, int kItems, typename IdOf>
-__device__ void FindLast(const float (&values)[kItems], const IdOf& id_of, int k, float* last_value,
+template <int kThreads, int kItems, typename ValueOf, typename IdOf>
+__device__ void FindLast(const ValueOf& value_of, const IdOf& id_of, int k, float* last_value,
                          int32_t* last_id) {
   uint32_t key = 0;
 #pragma unroll 1
   for (uint32_t bit = 0x80000000u; bit != 0; bit >>= 1) {
     int count = 0;
 #pragma unroll
-    for (int i = 0; i < kItems; ++i) count += KeyOf(values[i]) >= (key | bit);
+    for (int i = 0; i < kItems; ++i) count += KeyOf(value_of(i)) >= (key | bit);
     if (ReduceBlock<kThreads>(count, 0, Sum()) >= k) key |= bit;
   }
   *last_value = FloatOf(key);
   int before = 0;
 #pragma unroll
-  for (int i = 0; i < kItems; ++i) before += values[i] > *last_value;
+  for (int i = 0; i < kItems; ++i) before += value_of(i) > *last_value;
   before = ReduceBlock<kThreads>(before, 0, Sum());
   int32_t id = 0;  // the greatest below which too few are
 #pragma unroll 1
@@ -32,7 +32,7 @@ __device__ void FindLast(const float (&values)[kItems], const IdOf& id_of, int k
     int count = 0;
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
-      count += values[i] == *last_value && id_of(i) < (id | bit);
+      count += value_of(i) == *last_value && id_of(i) < (id | bit);
     }
     if (before + ReduceBlock<kThreads>(count, 0, Sum()) < k) id |= bit;
   }
@@ -41,21 +41,21 @@ __device__ void FindLast(const float (&values)[kItems], const IdOf& id_of, int k
 
 // Calls emit(rank, value, id) from some thread for each of the k first of the block's values (by
 // value, ties by lower id), rank from 0; values of -infinity are never among them. Returns how many
-// there are, in every thread. id_of(i) is the id of values[i]. REQUIRES: 0 < k ≤ kThreads; `list`
-// is shared memory for kListSize keys, at least 512. All threads call it.
+// there are, in every thread. Each thread holds kItems: value_of(i) with id_of(i). REQUIRES: 0 < k
+// ≤ kThreads; `list` is shared memory for kListSize keys, at least 512. All threads call it.
 //
 // A thread's greatest value stands for it: the k-th of these bounds the k-th value from below, and
 // only k threads' values can be beyond it. Few candidates are left, so that each finds its rank by
 // counting those before it.
-template <int kThreads, int kListSize, int kItems, typename IdOf, typename Emit>
-__device__ int SelectTop(const float (&values)[kItems], const IdOf& id_of, int k, uint64_t* list,
+template <int kThreads, int kItems, int kListSize, typename ValueOf, typename IdOf, typename Emit>
+__device__ int SelectTop(const ValueOf& value_of, const IdOf& id_of, int k, uint64_t* list,
                          const Emit& emit) {
   constexpr int kMostRanked = 512;
   static_assert(kListSize >= kMostRanked && kThreads <= kMostRanked * 2);
   __shared__ int num;
   uint32_t top = 0;
 #pragma unroll
-  for (int i = 0; i < kItems; ++i) top = max(top, KeyOf(values[i]));
+  for (int i = 0; i < kItems; ++i) top = max(top, KeyOf(value_of(i)));
   uint32_t least = 0;
   for (uint32_t bit = 0x80000000u; bit != 0; bit >>= 1) {
     const int count = __syncthreads_count(top >= (least | bit));
@@ -69,9 +69,9 @@ __device__ int SelectTop(const float (&values)[kItems], const IdOf& id_of, int k
     __syncthreads();
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
-      if (values[i] < least_value || (values[i] == least_value && id_of(i) > last_id)) continue;
+      if (value_of(i) < least_value || (value_of(i) == least_value && id_of(i) > last_id)) continue;
       const int place = atomicAdd(&num, 1);
-      if (place < kListSize) list[place] = RankKey(KeyOf(values[i]), id_of(i));
+      if (place < kListSize) list[place] = RankKey(KeyOf(value_of(i)), id_of(i));
     }
     __syncthreads();
     return num;
@@ -79,7 +79,7 @@ __device__ int SelectTop(const float (&values)[kItems], const IdOf& id_of, int k
   int n = collect();
   if (n > kMostRanked) {  // many equal values
     __syncthreads();
-    FindLast<kThreads>(values, id_of, k, &least_value, &last_id);
+    FindLast<kThreads, kItems>(value_of, id_of, k, &least_value, &last_id);
     n = collect();
   }
   for (int i = static_cast<int>(threadIdx.x); i < n; i += kThreads) {
