@@ -48,6 +48,9 @@ void SetWorkerSampling(const ValidatedRequest& request, const EncodedPrompt& pro
   for (const std::vector<int32_t>& ids : stopping.stop_token_sequences) {
     out->add_stop_sequences()->mutable_ids()->Assign(ids.begin(), ids.end());
   }
+  for (const std::vector<int32_t>& ids : prompt.stop_sequences) {
+    out->add_stop_sequences()->mutable_ids()->Assign(ids.begin(), ids.end());
+  }
 }
 
 }  // namespace
@@ -63,13 +66,17 @@ v1::EncodeRequest MakeEncodeRequest(const RequestSpec& spec, const Vocabulary& v
     input->set_parse_special_tokens(part.parse_special_tokens);
     input->set_no_dummy_prefix(i > 0);
   }
-  for (const std::string& word : spec.sampling.bad_words) {
-    for (const bool no_dummy_prefix : {false, true}) {
-      v1::EncodeInput* input = request.add_inputs();
-      input->set_text(word);
-      input->set_no_dummy_prefix(no_dummy_prefix);
+  const auto add_words = [&](const std::vector<std::string>& words) {
+    for (const std::string& word : words) {
+      for (const bool no_dummy_prefix : {false, true}) {
+        v1::EncodeInput* input = request.add_inputs();
+        input->set_text(word);
+        input->set_no_dummy_prefix(no_dummy_prefix);
+      }
     }
-  }
+  };
+  add_words(spec.sampling.bad_words);
+  if (spec.sampling.beam_width > 1) add_words(spec.stopping.stop_strings);
   return request;
 }
 
@@ -96,13 +103,15 @@ absl::StatusOr<EncodedPrompt> AssemblePrompt(const ValidatedRequest& request,
     const std::vector<int32_t> ids = part.kind == PromptPart::Kind::kText ? take() : part.token_ids;
     prompt.token_ids.insert(prompt.token_ids.end(), ids.begin(), ids.end());
   }
-  while (next < response.outputs_size()) {
-    std::vector<int32_t> word = take();
-    if (!word.empty()) prompt.bad_words.push_back(std::move(word));
+  for (size_t i = 0; i < 2 * spec.sampling.bad_words.size(); ++i) {
+    prompt.bad_words.push_back(take());
   }
-  std::sort(prompt.bad_words.begin(), prompt.bad_words.end());
-  prompt.bad_words.erase(std::unique(prompt.bad_words.begin(), prompt.bad_words.end()),
-                         prompt.bad_words.end());
+  while (next < response.outputs_size()) prompt.stop_sequences.push_back(take());
+  for (auto* words : {&prompt.bad_words, &prompt.stop_sequences}) {
+    std::erase(*words, std::vector<int32_t>());
+    std::sort(words->begin(), words->end());
+    words->erase(std::unique(words->begin(), words->end()), words->end());
+  }
   ASSIGN_OR_RETURN(prompt.max_tokens, request.MaxTokensAfter(prompt.token_ids.size()));
   return prompt;
 }

@@ -16,11 +16,14 @@ namespace caravan {
 struct EncodedPrompt {
   std::vector<int32_t> token_ids;
   std::vector<std::vector<int32_t>> bad_words;  // token sequences: of the words, and as given
-  int32_t max_tokens = 0;                       // resumed ones included
+  // With beams: of the stop strings, so that a beam ends during the search where it is likely to
+  // hold one; the text decides in the end.
+  std::vector<std::vector<int32_t>> stop_sequences;
+  int32_t max_tokens = 0;  // resumed ones included
 };
 
 // The texts of the prompt, then each bad word twice: as it stands at the start of a text and inside
-// one. Without inputs no call is needed.
+// one; with beams the stop strings too. Without inputs no call is needed.
 v1::EncodeRequest MakeEncodeRequest(const RequestSpec& spec, const Vocabulary& vocabulary);
 
 // INVALID_ARGUMENT where the prompt does not fit, FAILED_PRECONDITION where the tokenizer's ids are

@@ -112,6 +112,25 @@ def test_a_stop_sequence_ends_a_beam(cluster, model, encode):
 
 
 @LIMIT
+def test_a_stop_string_ends_a_beam_and_cuts_its_text(cluster, encode):
+    prompt = encode(PROMPTS[0])
+    free = search(cluster, prompt, ft.Parameters(beam_width=3, max_tokens=40))
+    word = free[0].text.decode().split()[3]
+    message = request(prompt, max_tokens=40, temperature=1.0, sampling={"beam_width": 3},
+                      stopping={"stop_strings": [word.encode()]})
+    texts, lengths, reasons = [b""] * 3, [0] * 3, [None] * 3
+    for event in cluster.generation.Generate(message, timeout=120):
+        if event.HasField("tokens"):
+            texts[event.tokens.sample_index] += event.tokens.text
+        elif event.HasField("finished"):
+            lengths[event.finished.sample_index] = event.finished.generated_tokens
+            reasons[event.finished.sample_index] = event.finished.reason
+    assert all(word not in text.decode() for text in texts)
+    assert pb.Finished.STOP_STRING in reasons
+    assert min(lengths) < 15, "the search went on behind the stop string"
+
+
+@LIMIT
 def test_a_search_does_not_depend_on_what_runs_beside_it(cluster, encode):
     prompts = [encode(text) for text in PROMPTS]
     parameters = ft.Parameters(beam_width=4, max_tokens=24)
