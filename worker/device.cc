@@ -7,7 +7,7 @@
 #include "common/log.h"
 #include "common/status.h"
 #include "kernels/device/device_memory.h"
-#include "worker/model/gpu_memory_plan.h"
+#include "worker/model/runner/gpu_memory_plan.h"
 
 namespace caravan {
 namespace {

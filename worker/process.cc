@@ -12,7 +12,8 @@
 #include "common/port_file.h"
 #include "common/status.h"
 #include "kernels/cpu_backend.h"
-#include "worker/model/gpu_memory_plan.h"
+#include "worker/model/loading/load_llama.h"
+#include "worker/model/runner/gpu_memory_plan.h"
 
 namespace caravan {
 namespace {
