@@ -164,7 +164,7 @@ absl::StatusOr<std::unique_ptr<LlamaRankRunner>> LoadRunner(const WorkerConfig& 
                      {"instructions", NameOf(ActiveCpuIsa())},
                      {"memory_bytes", ResidentBytes()},
                      {"device", device.use().name},
-                     {"device_memory_bytes", device.use().used_bytes}});
+                     {"device_memory_bytes", device.use(absl::ZeroDuration()).used_bytes}});
   return std::make_unique<LlamaRankRunner>(std::move(runner));
 }
 
