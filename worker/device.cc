@@ -7,13 +7,12 @@
 #include "common/log.h"
 #include "common/status.h"
 #include "kernels/device/device_memory.h"
-#include "worker/model/gpu_memory_plan.h"
+#include "worker/model/runner/gpu_memory_plan.h"
 
 namespace caravan {
 namespace {
 
 constexpr absl::Duration kRetryPause = absl::Milliseconds(50);
-constexpr absl::Duration kUseInterval = absl::Seconds(1);
 constexpr int64_t kWorkspaceBytes = int64_t{64} << 20;
 constexpr int kCpuRankTimeoutMs = 5000;  // see WorkerConfig
 constexpr int kCudaRankTimeoutMs = 1000;
@@ -129,9 +128,9 @@ void WorkerDevice::AwaitMemory(int64_t bytes, absl::Time deadline) const {
   }
 }
 
-DeviceUse WorkerDevice::use() const {
+DeviceUse WorkerDevice::use(absl::Duration age) const {
   const std::lock_guard lock(mutex_);
-  if (cuda_ == nullptr || absl::Now() - looked_ < kUseInterval) return use_;
+  if (cuda_ == nullptr || absl::Now() - looked_ < age) return use_;
   looked_ = absl::Now();
   cuda_->MakeCurrent();
   const DeviceMemoryInfo memory = QueryDeviceMemory();

@@ -49,8 +49,8 @@ class WorkerDevice {
   // Waits until `bytes` of memory are free, or `deadline` has passed; the latter is no error.
   void AwaitMemory(int64_t bytes, absl::Time deadline) const;
 
-  // Of the memory of all processes together; looked at once a second. Any thread.
-  DeviceUse use() const;
+  // Of the memory of all processes together; not older than `age`. Any thread.
+  DeviceUse use(absl::Duration age = absl::Seconds(1)) const;
 
  private:
   WorkerDevice() = default;

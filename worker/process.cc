@@ -12,7 +12,8 @@
 #include "common/port_file.h"
 #include "common/status.h"
 #include "kernels/cpu_backend.h"
-#include "worker/model/gpu_memory_plan.h"
+#include "worker/model/loading/load_llama.h"
+#include "worker/model/runner/gpu_memory_plan.h"
 
 namespace caravan {
 namespace {
@@ -163,7 +164,7 @@ absl::StatusOr<std::unique_ptr<LlamaRankRunner>> LoadRunner(const WorkerConfig& 
                      {"instructions", NameOf(ActiveCpuIsa())},
                      {"memory_bytes", ResidentBytes()},
                      {"device", device.use().name},
-                     {"device_memory_bytes", device.use().used_bytes}});
+                     {"device_memory_bytes", device.use(absl::ZeroDuration()).used_bytes}});
   return std::make_unique<LlamaRankRunner>(std::move(runner));
 }
 

@@ -15,7 +15,7 @@
 #include "worker/config.h"
 #include "worker/device.h"
 #include "worker/metrics.h"
-#include "worker/model/llama_runner.h"
+#include "worker/model/runner/llama_runner.h"
 #include "worker/replica/rank_runner.h"
 #include "worker/service.h"
 

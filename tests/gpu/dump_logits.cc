@@ -15,7 +15,7 @@
 
 #include "common/status.h"
 #include "kernels/device/device_memory.h"
-#include "worker/model/llama.h"
+#include "worker/model/loading/load_llama.h"
 
 namespace caravan {
 namespace {

@@ -8,7 +8,7 @@ one. It is right where
 - the argmax of every position is the reference's, or the reference's gap between the two lies below the error that
   the roundings of DTYPE are expected to make;
 - whole rows of logits, of some positions, differ by no more than that error.
-The error is derived as in tests/worker/model/llama_golden_test.cc: with u the unit roundoff of DTYPE and n = 12 roundings
+The error is derived as in tests/worker/model/runner/llama_golden_test.cc: with u the unit roundoff of DTYPE and n = 12 roundings
 a layer, an error of 6 · u · √n · D / e · ‖w_v ⊙ g‖ for logit v, where D is how far relative errors of ±e in the embedding
 and in every attention and feed-forward output move the reference's own logits. Needs torch and transformers.
 """

@@ -19,6 +19,7 @@ std::string DescribeLimits(const RunnerLimits& limits) {
 
 const char* DeviceName(int gpu) { return NameOf(gpu < 0 ? Device::kCpu : Device::kCuda); }
 
+absl::Status DisbandedCollectives::status() const { return NotFormed(); }
 absl::Status DisbandedCollectives::AllReduceSum(MatrixView, DeviceStream) { return NotFormed(); }
 absl::Status DisbandedCollectives::GatherColumns(ConstMatrixView, MatrixView, DeviceStream) {
   return NotFormed();

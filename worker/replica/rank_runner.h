@@ -53,6 +53,7 @@ class DisbandedCollectives final : public Collectives {
   DisbandedCollectives(int rank, int world_size) : rank_(rank), world_size_(world_size) {}
   int rank() const override { return rank_; }
   int world_size() const override { return world_size_; }
+  absl::Status status() const override;
   absl::Status AllReduceSum(MatrixView x, DeviceStream stream) override;
   absl::Status GatherColumns(ConstMatrixView shard, MatrixView full, DeviceStream stream) override;
   absl::Status Broadcast(void* data, size_t bytes, int root) override;

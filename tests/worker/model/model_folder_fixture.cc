@@ -9,7 +9,7 @@
 #include <fstream>
 
 #include "common/status.h"
-#include "worker/model/dummy_weights.h"
+#include "worker/model/loading/dummy_weights.h"
 
 namespace caravan {
 
