@@ -21,7 +21,8 @@ Gateway::Gateway(const GatewayConfig& config) : config_(config), metrics_(regist
   });
   triton_ = std::make_unique<TritonGrpcService>(
       &loop_, inference_.get(),
-      StreamLimits{config_.triton.max_stream_requests, config_.output.slow_reader_timeout_ms});
+      StreamLimits{config_.triton.max_stream_requests,
+                   std::chrono::milliseconds(config_.output.slow_reader_timeout_ms)});
 }
 
 absl::StatusOr<std::unique_ptr<Gateway>> Gateway::Start(const GatewayConfig& config) {
