@@ -110,8 +110,8 @@ bool StreamReactor::TakeFrom(Request* request, inference::ModelStreamInferRespon
   Inference* inference = request->inference.get();
   if (error.ok() && inference->HasNext()) {
     absl::StatusOr<InferResponse> response = inference->Next();
-    if (response.ok()) *message->mutable_infer_response() = ToProto(*std::move(response));
     error = response.status();
+    if (response.ok()) *message->mutable_infer_response() = ToProto(*std::move(response));
   } else if (error.ok()) {
     if (!inference->ended()) return false;
     error = inference->status();
