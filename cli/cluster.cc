@@ -54,6 +54,7 @@ Cluster::~Cluster() {
 
 absl::Status Cluster::Check() const {
   RETURN_IF_ERROR(CheckModelFolder(options_.model));
+  RETURN_IF_ERROR(CheckTokenizerFolder(options_.tokenizer, options_.model));
   RETURN_IF_ERROR(CheckPrograms(options_.program_folder));
   RETURN_IF_ERROR(CheckPortIsFree("--gateway_port", options_.host, options_.gateway_port));
   RETURN_IF_ERROR(CheckPortIsFree("--http_port", options_.host, options_.http_port));
@@ -71,8 +72,9 @@ absl::Status Cluster::Start(const std::function<void(const LoadProgress&)>& on_p
   tokenizer_.name = "tokenizer";
   tokenizer_.host = kLoopback;
   tokenizer_.port = options_.tokenizer_port;
-  tokenizer_.arguments = {options_.program_folder + "/caravan_tokenizer",
-                          "--model=" + options_.model};
+  tokenizer_.arguments = {
+      options_.program_folder + "/caravan_tokenizer",
+      "--model=" + (options_.tokenizer.empty() ? options_.model : options_.tokenizer)};
   tokenizer_.arguments.insert(tokenizer_.arguments.end(), options_.tokenizer_flags.begin(),
                               options_.tokenizer_flags.end());
   RETURN_IF_ERROR(Launch(&tokenizer_));

@@ -17,6 +17,7 @@ namespace caravan {
 struct ClusterOptions {
   std::string program_folder;  // where caravan_gateway, caravan_tokenizer and caravan_worker lie
   std::string model;           // folder
+  std::string tokenizer;       // folder of its files; empty: the model's
   std::string model_name;      // what clients call it; empty: the folder's name
   int tensor_parallel = 1;     // workers of a replica
   int replicas = 1;

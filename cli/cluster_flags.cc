@@ -5,6 +5,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "cli/preflight.h"
+#include "cli/terminal.h"
+#include "cli/triton_repository.h"
+#include "common/status.h"
 
 namespace caravan {
 namespace {
@@ -19,12 +22,21 @@ std::string LastPart(std::string path) {
   return path.substr(path.rfind('/') + 1);
 }
 
+// "/models/llama/2-gpu" → "llama": FasterTransformer's converter names the folder after the GPUs.
+std::string NameOfCheckpoint(std::string path) {
+  while (path.size() > 1 && path.back() == '/') path.pop_back();
+  if (path.ends_with("-gpu")) path = path.substr(0, path.rfind('/'));
+  return LastPart(path);
+}
+
 }  // namespace
 
 void ClusterFlags::AddTo(Options* options) {
   options->Add("model", &model, "folder of the model, in the layout of Hugging Face");
+  options->Add("tokenizer", &tokenizer, "folder of the tokenizer's files (default: the model's)");
   options->Add("model_name", &model_name, "what clients call it (default: the folder's name)");
-  options->Add("tensor_parallel", &tensor_parallel, "workers that share one copy of the model");
+  options->Add("tensor_parallel", &tensor_parallel,
+               "workers that share one copy of the model (default: 1)");
   options->Add("replicas", &replicas, "copies of the model");
   options->Add("host", &host, "address the gateway listens on; 0.0.0.0 serves other hosts too");
   options->Add("gateway_port", &gateway_port, "gRPC port of the gateway; 0 = a free one");
@@ -43,13 +55,30 @@ void ClusterFlags::AddTo(Options* options) {
   options->Add("log_dir", &log_dir, "folder for one log file a process");
 }
 
+absl::Status ClusterFlags::TakeTritonRepository() {
+  if (triton_model_repository.empty()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const TritonRepository repository,
+                   ReadTritonRepository(triton_model_repository));
+  for (const std::string& note : repository.notes) WriteOut(absl::StrCat("note: ", note, "\n"));
+  if (model.empty()) model = repository.checkpoint;
+  if (model_name.empty()) model_name = NameOfCheckpoint(model);
+  if (dtype.empty()) dtype = repository.dtype();
+  tensor_parallel = tensor_parallel.value_or(repository.tensor_parallel);
+  triton_flags = {absl::StrCat("--triton_decoupled=", repository.decoupled ? "true" : "false"),
+                  absl::StrCat("--triton_max_batch_size=", repository.max_batch_size),
+                  absl::StrCat("--triton_tensor_parallel=", *tensor_parallel),
+                  absl::StrCat("--triton_data_type=", repository.data_type),
+                  absl::StrCat("--triton_checkpoint_path=", repository.checkpoint)};
+  return absl::OkStatus();
+}
+
 ClusterOptions ClusterFlags::MakeOrExit(const Options& options) const {
   const struct {
     const char* name;
     int64_t value;
     int64_t least;
     int64_t most;
-  } numbers[] = {{"tensor_parallel", tensor_parallel, 1, 64},
+  } numbers[] = {{"tensor_parallel", tensor_parallel.value_or(1), 1, 64},
                  {"replicas", replicas, 1, 64},
                  {"gateway_port", gateway_port, 0, 65535},
                  {"http_port", http_port, 0, 65535},
@@ -65,8 +94,9 @@ ClusterOptions ClusterFlags::MakeOrExit(const Options& options) const {
   ClusterOptions cluster;
   cluster.program_folder = OwnProgramFolder();
   cluster.model = model;
-  cluster.model_name = model_name.empty() ? LastPart(model) : model_name;
-  cluster.tensor_parallel = static_cast<int>(tensor_parallel);
+  cluster.tokenizer = tokenizer;
+  cluster.model_name = model_name.empty() ? NameOfCheckpoint(model) : model_name;
+  cluster.tensor_parallel = static_cast<int>(tensor_parallel.value_or(1));
   cluster.replicas = static_cast<int>(replicas);
   cluster.host = host;
   cluster.gateway_port = static_cast<int>(gateway_port);
@@ -81,7 +111,9 @@ ClusterOptions ClusterFlags::MakeOrExit(const Options& options) const {
     if (!value->empty()) cluster.worker_flags.push_back(absl::StrCat("--", name, "=", *value));
   }
   for (const std::string& flag : SplitFlags(worker_flags)) cluster.worker_flags.push_back(flag);
-  cluster.gateway_flags = SplitFlags(gateway_flags);
+  cluster.gateway_flags = triton_flags;
+  // Behind what the repository says: the last of equal flags wins.
+  for (const std::string& flag : SplitFlags(gateway_flags)) cluster.gateway_flags.push_back(flag);
   cluster.tokenizer_flags = SplitFlags(tokenizer_flags);
   return cluster;
 }

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "cli/cluster.h"
 #include "cli/options.h"
@@ -11,8 +13,9 @@ namespace caravan {
 
 struct ClusterFlags {
   std::string model;
+  std::string tokenizer;
   std::string model_name;
-  int64_t tensor_parallel = 1;
+  std::optional<int64_t> tensor_parallel;  // 1, or what the repository says
   int64_t replicas = 1;
   std::string host = "127.0.0.1";
   int64_t gateway_port = 0;
@@ -29,9 +32,16 @@ struct ClusterFlags {
   int64_t drain_timeout_ms = 30000;
   std::string log_dir;
 
+  std::string triton_model_repository;
+  std::vector<std::string> triton_flags;  // of the gateway, from the repository
+
   void AddTo(Options* options);
   // Ends the process with 2 where a number is out of range.
   ClusterOptions MakeOrExit(const Options& options) const;
+
+  // Takes what the repository says, where there is one, for what was not given; prints what is
+  // served otherwise. Before MakeOrExit.
+  absl::Status TakeTritonRepository();
 };
 
 // The top folder of the repository that this program was built in.

@@ -13,6 +13,11 @@
 #include "absl/strings/str_cat.h"
 
 namespace caravan {
+namespace {
+
+bool IsReadable(const std::string& path) { return access(path.c_str(), R_OK) == 0; }
+
+}  // namespace
 
 absl::Status CheckModelFolder(const std::string& model) {
   if (model.empty()) {
@@ -28,12 +33,28 @@ absl::Status CheckModelFolder(const std::string& model) {
     return absl::InvalidArgumentError(absl::StrCat(
         model, " is a file; --model takes the folder that holds config.json and the weights"));
   }
-  if (access((model + "/config.json").c_str(), R_OK) != 0) {
-    return absl::NotFoundError(
-        absl::StrCat(model, " is no model folder: it has no config.json that can be read (",
-                     std::strerror(errno), ")"));
+  if (IsReadable(model + "/config.json") || IsReadable(model + "/config.ini")) {
+    return absl::OkStatus();
   }
-  return absl::OkStatus();
+  return absl::NotFoundError(absl::StrCat(
+      model, " is no model folder: it has no config.json that can be read (", std::strerror(errno),
+      "), nor the config.ini of a FasterTransformer checkpoint"));
+}
+
+absl::Status CheckTokenizerFolder(const std::string& tokenizer, const std::string& model) {
+  struct stat info {};
+  if (!tokenizer.empty()) {
+    if (stat(tokenizer.c_str(), &info) == 0 && S_ISDIR(info.st_mode)) return absl::OkStatus();
+    return absl::NotFoundError(absl::StrCat("there is no tokenizer folder ", tokenizer));
+  }
+  if (IsReadable(model + "/config.json") || IsReadable(model + "/tokenizer.model")) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat(model,
+                   " is a FasterTransformer checkpoint, which holds no tokenizer; give its "
+                   "folder with --tokenizer, such as the Hugging Face folder that was "
+                   "converted"));
 }
 
 absl::Status CheckPrograms(const std::string& folder) {

@@ -7,8 +7,12 @@
 
 namespace caravan {
 
-// Is there, is a folder, has a config.json. What is in it is the worker's to judge.
+// Is there, is a folder, has a config.json, or a config.ini as FasterTransformer's checkpoints do.
+// What is in it is the worker's to judge.
 absl::Status CheckModelFolder(const std::string& model);
+
+// Is there, where it is given; FasterTransformer's checkpoints hold no tokenizer, so it must be.
+absl::Status CheckTokenizerFolder(const std::string& tokenizer, const std::string& model);
 
 // The three programs lie in this folder.
 absl::Status CheckPrograms(const std::string& folder);

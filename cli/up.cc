@@ -97,7 +97,13 @@ int UpCommand(const std::vector<std::string>& words) {
                   "this host, restarts\nwhat ends, and stops everything in order on Ctrl-C or "
                   "SIGTERM. Logs go to standard error.");
   flags.AddTo(&options);
+  options.Add("triton_model_repository", &flags.triton_model_repository,
+              "model repository of a Triton server with LLaMA on FasterTransformer, to be served "
+              "in its place");
   options.ParseOrExit(words);
+  if (const absl::Status status = flags.TakeTritonRepository(); !status.ok()) {
+    return Report("up", status);
+  }
   const ClusterOptions cluster_options = flags.MakeOrExit(options);
   ProgressLine progress;
   LogSink log(flags.log_dir.empty() ? LogSink::To::kStandardError : LogSink::To::kFolder,

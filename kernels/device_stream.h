@@ -1,27 +1,28 @@
 // Where an operator runs, and behind which earlier work.
 #pragma once
 
-struct CUstream_st;  // cudaStream_t without a CUDA header
-
 namespace caravan {
 
+class CudaStream;  // kernels/device/cuda_stream.h
+
 enum class Device : unsigned char { kCpu, kCuda };
+constexpr const char* NameOf(Device device) { return device == Device::kCpu ? "cpu" : "cuda"; }
 
 // The CPU, or one CUDA stream. Operators on one stream run in order; a CPU operator has finished
-// when it returns, a CUDA operator has been enqueued.
+// when it returns, a CUDA operator has been enqueued. The views and spans that an operator takes
+// point into the stream's device's memory.
 class DeviceStream {
  public:
-  static DeviceStream Cpu() { return DeviceStream(Device::kCpu, nullptr); }
-  static DeviceStream Cuda(CUstream_st* stream) { return DeviceStream(Device::kCuda, stream); }
+  static DeviceStream Cpu() { return DeviceStream(nullptr); }
+  static DeviceStream Cuda(CudaStream& stream) { return DeviceStream(&stream); }
 
-  Device device() const { return device_; }
-  CUstream_st* cuda() const { return cuda_; }
+  Device device() const { return cuda_ == nullptr ? Device::kCpu : Device::kCuda; }
+  CudaStream& cuda() const { return *cuda_; }  // REQUIRES: device() == kCuda
 
  private:
-  DeviceStream(Device device, CUstream_st* cuda) : device_(device), cuda_(cuda) {}
+  explicit DeviceStream(CudaStream* cuda) : cuda_(cuda) {}
 
-  Device device_;
-  CUstream_st* cuda_;
+  CudaStream* cuda_;
 };
 
 }  // namespace caravan

@@ -7,6 +7,12 @@
 #include "kernels/dispatch.h"
 
 namespace caravan {
+namespace cuda {  // embedding.cu
+void Embedding(std::span<const int32_t> token_ids, ConstMatrixView table, int32_t vocab_begin,
+               MatrixView out, CudaStream& stream);
+void GatherRows(ConstMatrixView x, std::span<const int32_t> rows, MatrixView out,
+                CudaStream& stream);
+}  // namespace cuda
 namespace cpu {
 namespace {
 

@@ -7,6 +7,10 @@
 #include "kernels/dispatch.h"
 
 namespace caravan {
+namespace cuda {  // matmul.cu
+void Matmul(ConstMatrixView x, const WeightView& weight, ConstVectorView bias, MatrixView out,
+            CudaStream& stream);
+}  // namespace cuda
 namespace cpu {
 namespace {
 

@@ -10,6 +10,11 @@
 #include "kernels/dispatch.h"
 
 namespace caravan {
+namespace cuda {  // paged_attention.cu
+void PagedAttention(ConstMatrixView q, const KvCacheView& kv, const PagedBatch& batch, float scale,
+                    MatrixView out, CudaStream& stream);
+void CopyKvBlocks(const KvCacheView& kv, std::span<const BlockCopy> copies, CudaStream& stream);
+}  // namespace cuda
 namespace cpu {
 namespace {
 
@@ -173,6 +178,7 @@ void PagedAttention(ConstMatrixView q, const KvCacheView& kv, const PagedBatch& 
     const int32_t begin = batch.query_starts[static_cast<size_t>(s)];
     const int32_t end = batch.query_starts[static_cast<size_t>(s) + 1];
     const int32_t context = batch.context_lengths[static_cast<size_t>(s)];
+    if (context == 0) continue;  // padding
     CARAVAN_CHECK(begin <= end && end - begin <= context, end - begin, " queries, context ",
                   context);
     operations += (end - begin) * int64_t{context} * q.cols * 2;
@@ -212,7 +218,9 @@ void PagedAttention(ConstMatrixView q, const KvCacheView& kv, const PagedBatch& 
   CARAVAN_CHECK_EQ(out.rows, q.rows);
   CARAVAN_CHECK_EQ(out.cols, q.cols);
   CARAVAN_CHECK_EQ(static_cast<int64_t>(batch.query_starts.size()), batch.num_sequences() + 1);
-  CARAVAN_CHECK_EQ(int64_t{batch.query_starts.back()}, q.rows);
+  if (stream.device() == Device::kCpu) {
+    CARAVAN_CHECK_EQ(int64_t{batch.query_starts.back()}, q.rows);
+  }
   if (q.empty()) return;
   CARAVAN_DISPATCH(PagedAttention, stream, q, kv, batch, scale, out);
 }

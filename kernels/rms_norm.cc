@@ -7,6 +7,12 @@
 #include "kernels/dispatch.h"
 
 namespace caravan {
+namespace cuda {  // rms_norm.cu
+void RmsNorm(ConstMatrixView x, ConstVectorView weight, float epsilon, MatrixView out,
+             CudaStream& stream);
+void AddRmsNorm(ConstMatrixView delta, ConstVectorView weight, float epsilon, MatrixView residual,
+                MatrixView out, CudaStream& stream);
+}  // namespace cuda
 namespace cpu {
 namespace {
 

@@ -8,6 +8,10 @@
 #include "kernels/dispatch.h"
 
 namespace caravan {
+namespace cuda {  // rope_append_kv.cu
+void RopeAppendKv(MatrixView qkv, ConstMatrixView cos_sin, std::span<const int32_t> rope_rows,
+                  const PagedBatch& batch, const KvCacheView& kv, CudaStream& stream);
+}  // namespace cuda
 namespace cpu {
 namespace {
 
@@ -17,9 +21,17 @@ struct CacheSlot {
   int64_t offset = 0;
 };
 
-CacheSlot SlotOf(const PagedBatch& batch, const KvCacheView& kv, int64_t token) {
+int64_t SequenceOf(const PagedBatch& batch, int64_t token) {
   const auto next = std::upper_bound(batch.query_starts.begin(), batch.query_starts.end(), token);
-  const int64_t s = next - batch.query_starts.begin() - 1;
+  return next - batch.query_starts.begin() - 1;
+}
+
+bool IsPadding(const PagedBatch& batch, int64_t token) {
+  return batch.context_lengths[static_cast<size_t>(SequenceOf(batch, token))] == 0;
+}
+
+CacheSlot SlotOf(const PagedBatch& batch, const KvCacheView& kv, int64_t token) {
+  const int64_t s = SequenceOf(batch, token);
   const size_t index = static_cast<size_t>(s);
   const int64_t position = batch.context_lengths[index] - (batch.query_starts[index + 1] - token);
   CARAVAN_CHECK(position >= 0, "more queries than context in sequence ", s);
@@ -36,6 +48,7 @@ void RopeAppendKv(MatrixView qkv, ConstMatrixView cos_sin, std::span<const int32
     float* row = FloatScratch(ScratchUse::kRow, qkv.cols);
     float* rotated = FloatScratch(ScratchUse::kOutput, size);
     for (int64_t t = begin; t < end; ++t) {
+      if (IsPadding(batch, t)) continue;
       const int32_t rope_row = rope_rows[static_cast<size_t>(t)];
       CARAVAN_CHECK(rope_row >= 0 && rope_row < cos_sin.rows, rope_row, " of ", cos_sin.rows);
       const float* angles = static_cast<const float*>(cos_sin.row(rope_row));
@@ -71,7 +84,9 @@ void RopeAppendKv(MatrixView qkv, ConstMatrixView cos_sin, std::span<const int32
                 qkv.cols, " columns, ", kv.kv_heads, " KV heads of ", kv.head_size);
   CARAVAN_CHECK_EQ(static_cast<int64_t>(rope_rows.size()), qkv.rows);
   CARAVAN_CHECK_EQ(static_cast<int64_t>(batch.query_starts.size()), batch.num_sequences() + 1);
-  CARAVAN_CHECK_EQ(int64_t{batch.query_starts.back()}, qkv.rows);
+  if (stream.device() == Device::kCpu) {
+    CARAVAN_CHECK_EQ(int64_t{batch.query_starts.back()}, qkv.rows);
+  }
   if (qkv.empty()) return;
   CARAVAN_DISPATCH(RopeAppendKv, stream, qkv, cos_sin, rope_rows, batch, kv);
 }

@@ -13,6 +13,10 @@
 #include "kernels/philox.h"
 
 namespace caravan {
+namespace cuda {  // sampling.cu
+void Sample(MatrixView logits, int32_t vocab_size, std::span<const SamplingRow> rows,
+            std::span<SamplingOutput> outputs, CudaStream& stream);
+}  // namespace cuda
 namespace cpu {
 namespace {
 
@@ -197,8 +201,10 @@ void Sample(MatrixView logits, int32_t vocab_size, std::span<const SamplingRow> 
   CARAVAN_CHECK(vocab_size > 0 && vocab_size <= logits.cols, vocab_size, " of ", logits.cols);
   CARAVAN_CHECK_EQ(static_cast<int64_t>(rows.size()), logits.rows);
   CARAVAN_CHECK_EQ(static_cast<int64_t>(outputs.size()), logits.rows);
-  for (const SamplingRow& row : rows) {
-    CARAVAN_CHECK(row.num_logprobs <= kMaxTopLogprobs, row.num_logprobs, " log probabilities");
+  if (stream.device() == Device::kCpu) {
+    for (const SamplingRow& row : rows) {
+      CARAVAN_CHECK(row.num_logprobs <= kMaxTopLogprobs, row.num_logprobs, " log probabilities");
+    }
   }
   if (logits.rows == 0) return;
   CARAVAN_DISPATCH(Sample, stream, logits, vocab_size, rows, outputs);

@@ -5,6 +5,9 @@
 #include "kernels/dispatch.h"
 
 namespace caravan {
+namespace cuda {  // swiglu.cu
+void SwiGlu(ConstMatrixView gate_up, MatrixView out, CudaStream& stream);
+}  // namespace cuda
 namespace cpu {
 namespace {
 

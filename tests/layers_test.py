@@ -49,7 +49,9 @@ LIBRARIES = {
     "zlib.h": {"gateway/http/content_coding.cc"},
     "gloo/": {"worker/replica"},
     "prometheus/": {"common", "worker", "tokenizer_service", "gateway", "gateway/triton"},
-    "cuda": {"kernels", "worker/model"},
+    "cuda": {"kernels"},  # others reach devices through kernels/device/*.h
+    "cublas": {"kernels"},
+    "nccl": {"worker/replica"},
 }
 FOLDERS = sorted({path.split("/")[0] for path in ALLOWED})
 

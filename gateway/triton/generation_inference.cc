@@ -20,7 +20,7 @@ GenerationInference::GenerationInference(const InferContext* context, InferCall 
       last_token_(encoded_) {}
 
 GenerationInference::~GenerationInference() {
-  if (!ended()) Stop();
+  if (!ended()) GenerationInference::Stop();
 }
 
 void GenerationInference::Start() {
@@ -290,6 +290,8 @@ bool GenerationInference::HasNext() const {
 absl::StatusOr<InferResponse> GenerationInference::Next() {
   CARAVAN_CHECK(HasNext());
   if (!partials_.empty()) {
+    // A delta of several steps says the same in one message, where the client is slower than they.
+    if (parameters_.delta) partials_.erase(partials_.begin(), partials_.end() - 1);
     const int32_t steps = partials_.front();
     partials_.pop_front();
     ASSIGN_OR_RETURN(InferResponse response, Build(steps));

@@ -43,7 +43,7 @@ WordIds TakeWords(const v1::EncodeResponse& response, size_t first, size_t count
 TokenizerInference::TokenizerInference(const InferContext* context, InferCall call, InferSink* sink)
     : InferenceBase(context, std::move(call), sink), started_(Clock::now()) {}
 
-TokenizerInference::~TokenizerInference() { Stop(); }
+TokenizerInference::~TokenizerInference() { TokenizerInference::Stop(); }
 
 void TokenizerInference::Start() {
   if (const absl::Status status = TryStart(); !status.ok()) Fail(status);

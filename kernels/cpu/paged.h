@@ -13,7 +13,8 @@ namespace caravan::cpu {
 inline int64_t BlockOf(const PagedBatch& batch, const KvCacheView& kv, int64_t s, int64_t index) {
   CARAVAN_CHECK(index < batch.block_table_stride, "block ", index, " of sequence ", s,
                 ", table of ", batch.block_table_stride);
-  const int64_t block = batch.block_tables[s * batch.block_table_stride + index];
+  const int64_t row = batch.table_rows == nullptr ? s : batch.table_rows[s];
+  const int64_t block = batch.block_tables[row * batch.block_table_stride + index];
   CARAVAN_CHECK(block >= 0 && block < kv.num_blocks, "block ", block, " of ", kv.num_blocks);
   return block;
 }

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from helpers import fastertransformer as ft
-from helpers.cluster import DEMO_MODEL, Cluster, collect, failing_with, pb, request
+from helpers.cluster import DEMO_MODEL, Cluster, await_true, collect, failing_with, pb, protos, request
 from helpers.numpy_llama import NumpyLlama
 
 LIMIT = pytest.mark.timeout(300)
@@ -29,7 +29,6 @@ def model():
 
 @pytest.fixture(scope="module")
 def encode(cluster):
-    from helpers.cluster import protos
     stub = cluster.tokenizer_stub()
     tokenizer = protos.tokenizer
 
@@ -138,6 +137,28 @@ def test_top_log_probabilities_and_text_come_with_the_beams(cluster, encode):
     # The second beam is another one, and no better.
     assert beams[0].ids != beams[1].ids
     assert beams[0].finished.cumulative_logprob >= beams[1].finished.cumulative_logprob
+
+
+@LIMIT
+def test_a_burst_larger_than_a_clients_buffer_comes_whole(cluster, encode):
+    """16 beams of 300 tokens: more than the 4096 that are kept for a slow reader."""
+    message = request(encode(PROMPTS[0]), max_tokens=300, temperature=1.0, sampling={"beam_width": 16},
+                      stopping={"ignore_eos": True}, output={"logprobs": 1})
+    lengths = [0] * 16
+    for event in cluster.generation.Generate(message, timeout=120):
+        if event.HasField("tokens"):
+            lengths[event.tokens.sample_index] += len(event.tokens.token_ids)
+    assert lengths == [300] * 16
+
+
+@LIMIT
+def test_a_cancelled_search_leaves_nothing(cluster, encode):
+    call = cluster.generation.Generate(request(encode(PROMPTS[0]), max_tokens=1500, sampling={"beam_width": 8},
+                                               stopping={"ignore_eos": True}), timeout=120)
+    assert next(call).HasField("started")
+    await_true(lambda: any(replica.running_sequences == 8 for replica in cluster.replica_infos()), "eight beams")
+    call.cancel()
+    cluster.await_idle()
 
 
 @LIMIT

@@ -117,7 +117,9 @@ class FakeTokenizer : public v1::Tokenizer::Service {
                       v1::DecodeResponse* response) override {
     for (const v1::DecodeInput& input : request->inputs()) {
       std::string* text = response->add_texts();
-      for (const int32_t id : input.token_ids()) text->append(BytesOf(id, false));
+      for (const int32_t id : input.token_ids()) {
+        text->append(BytesOf(id, input.keep_special_tokens()));
+      }
     }
     return grpc::Status::OK;
   }

@@ -111,8 +111,9 @@ class Cluster:
     """gateway + tokenizer + replicas x tensor_parallel workers; use it in a `with`, or call close()."""
 
     def __init__(self, model=DEMO_MODEL, tensor_parallel=1, replicas=1, worker_flags=(), gateway_flags=(),
-                 tokenizer_flags=()):
+                 tokenizer_flags=(), tokenizer=None):
         self.model = pathlib.Path(model)
+        self.tokenizer_folder = pathlib.Path(tokenizer or model)
         self.tensor_parallel = tensor_parallel
         self.worker_flags = list(worker_flags)
         self._folder = tempfile.TemporaryDirectory(prefix="caravan_test_")
@@ -126,7 +127,7 @@ class Cluster:
             raise
 
     def _start(self, replicas, gateway_flags, tokenizer_flags):
-        self.tokenizer = self.launch("tokenizer", PROGRAMS / "caravan_tokenizer", f"--model={self.model}",
+        self.tokenizer = self.launch("tokenizer", PROGRAMS / "caravan_tokenizer", f"--model={self.tokenizer_folder}",
                                      *tokenizer_flags)
         leaders = [self.launch_worker(replica, 0) for replica in range(replicas)]
         for process in [self.tokenizer, *leaders]:

@@ -101,3 +101,15 @@ class NumpyLlama:
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
         mixed = weights / weights.sum(axis=-1, keepdims=True) @ values
         return self._matmul(mixed.transpose(0, 2, 1, 3).reshape(*x.shape[:2], -1), prefix + "o_proj.weight")
+
+
+def with_all_kv_heads(config, tensors):
+    """The same model with a KV head for each query head, as older formats need it."""
+    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+    size = config["hidden_size"] // heads
+    wide = dict(tensors)
+    for name, tensor in tensors.items():
+        if name.endswith(("k_proj.weight", "v_proj.weight")):
+            each = tensor.reshape(kv_heads, size, -1)
+            wide[name] = np.repeat(each, heads // kv_heads, axis=0).reshape(heads * size, -1)
+    return {**config, "num_key_value_heads": heads}, wide

@@ -125,15 +125,5 @@ TEST(Matmul, GivesEqualBitsWithAvx2AndAvx512) {
   for (int64_t r = 0; r < 9; ++r) EXPECT_EQ(out[0].Bits(r), out[1].Bits(r));
 }
 
-TEST(MatmulDeathTest, RefusesACudaStreamInABuildWithoutCuda) {
-#ifdef CARAVAN_HAS_CUDA
-  GTEST_SKIP() << "this build has CUDA";
-#endif
-  const Tensor x = Tensor::Random(DType::kFloat32, 1, 4, 1);
-  Tensor out(DType::kFloat32, 1, 1);
-  EXPECT_DEATH(Matmul(x.view(), x.weight(), {}, out.view(), DeviceStream::Cuda(nullptr)),
-               "Matmul on a CUDA stream");
-}
-
 }  // namespace
 }  // namespace caravan

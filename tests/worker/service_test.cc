@@ -186,7 +186,7 @@ TEST_F(WorkerServiceTest, ABadRequestFailsAloneAndNamesTheField) {
   bad.set_prompt_token_ids(3, 100);
   client.Submit(bad);
   v1::WorkerSubmit unknown = MakeSubmit(3, 5, 10);
-  unknown.set_beam_width(4);
+  unknown.set_response_format("x");
   client.Submit(unknown);
   const v1::WorkerTokenEvent refused = client.ReadUntilFinished(2).last;
   EXPECT_EQ(refused.finish(), v1::WorkerTokenEvent::ERROR);

@@ -226,7 +226,7 @@ void Engine::Impl::Begin(const std::shared_ptr<const Request>& request) {
   if (request->beams.width > 1) {
     const auto length = static_cast<int32_t>(request->prompt.size());
     const int32_t max_length = MaxBeamLength(limits_, length, request->beams.width);
-    active.beams.reset(new BeamRun{BeamSearch(request, max_length), {}});
+    active.beams = std::make_unique<BeamRun>(BeamRun{BeamSearch(request, max_length), {}});
     first->group = &active.beams->group;
     first->group->width = request->beams.width;
     first->group->live.push_back(first);

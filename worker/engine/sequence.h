@@ -90,7 +90,6 @@ struct Sequence {
 
   std::shared_ptr<const Request> request;
   SequenceRank rank;
-  SequenceState state = SequenceState::kWaiting;
   BlockHash root;  // parent of the first block's hash
 
   std::vector<int32_t> tokens;  // prompt, then what was generated and collected
@@ -98,25 +97,27 @@ struct Sequence {
   int32_t computed = 0;
   int32_t planned = 0;  // tokens in the step that is being planned
 
-  BlockTable table;
   int32_t slot = -1;
-  bool set_up = false;      // the runner was told of the slot
   uint64_t first_step = 0;  // in that slot
-  bool preempted = false;
+  BlockTable table;
   uint32_t preemptions = 0;   // draws submitted before the last one are dropped
   int32_t cached_tokens = 0;  // of the prompt, found in the cache when it was first admitted
 
   SequencePtr parent;              // whose blocks it may fork, until it runs for the first time
   std::vector<SequencePtr> forks;  // that wait for this one's prompt
-  bool announced = false;          // an event was sent
 
   // Beams only.
   BeamGroup* group = nullptr;
   std::optional<BeamCandidates> candidates;  // drawn, and the others' are awaited
-  int32_t told = 0;                          // tokens that the runner has been told
   // Whose blocks of the first positions it holds too, which that one computes.
   SequencePtr shared_from;
   int32_t shared_positions = 0;
+  int32_t told = 0;  // tokens that the runner has been told
+
+  SequenceState state = SequenceState::kWaiting;
+  bool set_up = false;  // the runner was told of the slot
+  bool preempted = false;
+  bool announced = false;  // an event was sent
 };
 
 }  // namespace caravan

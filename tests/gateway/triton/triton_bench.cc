@@ -2,9 +2,11 @@
 // all in this process, in turns.
 //
 //   gateway_triton_bench [--streams=100] [--tokens=100] [--rounds=5] [--interval=5]
+//                        [--step_ms=5]
 //
 // Each round sends `streams` requests at once, each on a stream of its own; the worker answers each
-// step with one message of one token for every request, as fast as it can. Reported for each door:
+// step with one message of one token for every request, at most once every step_ms (0: as fast as
+// it can, where the native door merges what its clients have not read yet). Reported for each door:
 // tokens/s over all streams and the process' CPU time a token (clients and fakes included), the
 // median round. `interval` is Triton's cadence: 1 makes a response of the whole text a token.
 #include <grpcpp/grpcpp.h>
@@ -27,6 +29,7 @@
 
 ABSL_FLAG(int, streams, 100, "Concurrent requests.");
 ABSL_FLAG(int, tokens, 100, "Tokens of each request.");
+ABSL_FLAG(int, step_ms, 5, "Least time between two steps of the fake worker.");
 ABSL_FLAG(int, rounds, 5, "Rounds for each door.");
 ABSL_FLAG(int, interval, 5, "Tokens between two partial responses of Triton's door.");
 
@@ -117,7 +120,11 @@ void RunWorker(Cluster* cluster, int streams) {
   std::vector<uint64_t> keys;
   for (int i = 0; i < streams; ++i) keys.push_back(cluster->worker().AwaitSubmit().key());
   const int steps = absl::GetFlag(FLAGS_tokens);
+  const auto pause = std::chrono::milliseconds(absl::GetFlag(FLAGS_step_ms));
+  auto next = Clock::now();
   for (int step = 0; step < steps; ++step) {
+    std::this_thread::sleep_until(next);
+    next += pause;
     v1::WorkerSessionResponse message = cluster->worker().Response();
     for (const uint64_t key : keys) {
       v1::WorkerTokenEvent* event = message.mutable_events()->add_events();

@@ -131,8 +131,8 @@ TEST_F(CheckpointTest, RefusesAnIndexThatDisagreesWithItsFiles) {
 TEST_F(CheckpointTest, SaysWhichWeightsAFolderHasInstead) {
   folder_.Write("config.json", config_.dump());
   EXPECT_THAT(LoadError(), HasSubstr("neither model.safetensors nor"));
-  folder_.Write("pytorch_model.bin", "x");
-  EXPECT_THAT(LoadError(), HasSubstr("pytorch_model.bin, which is not read"));
+  folder_.Write("model.gguf", "x");
+  EXPECT_THAT(LoadError(), HasSubstr("model.gguf, which is not read"));
 }
 
 TEST_F(CheckpointTest, NamesTheTruncatedFile) {

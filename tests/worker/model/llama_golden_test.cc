@@ -28,6 +28,7 @@
 #include "nlohmann/json.hpp"
 #include "tests/worker/model/thread_ranks_fixture.h"
 #include "worker/model/checkpoint.h"
+#include "worker/model/files/safetensors.h"
 #include "worker/model/number_format.h"
 
 namespace caravan {

@@ -206,7 +206,7 @@ TEST(ModelConfig, NamesAFolderOrFileThatIsMissing) {
   EXPECT_THAT(std::string(no_folder.message()), HasSubstr("/none does not exist"));
   const absl::Status no_file = LoadModelConfig(folder.path()).status();
   EXPECT_TRUE(absl::IsNotFound(no_file));
-  EXPECT_THAT(std::string(no_file.message()), HasSubstr("has no config.json"));
+  EXPECT_THAT(std::string(no_file.message()), HasSubstr("has neither config.json nor config.ini"));
 }
 
 }  // namespace

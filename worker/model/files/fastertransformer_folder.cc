@@ -6,6 +6,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_split.h"
+#include "common/log.h"
 #include "common/status.h"
 #include "worker/model/files/json_reader.h"
 
@@ -16,6 +17,7 @@ constexpr int64_t kMaxIniBytes = 1 << 20;
 constexpr int64_t kMaxSize = 1 << 24;
 constexpr int32_t kMaxRanks = 1024;
 constexpr char kSection[] = "llama";
+constexpr double kLayernormEps = 1e-6;  // LLaMA's; LLaMA 2 has 1e-5
 
 using Keys = std::map<std::string, std::string>;
 
@@ -105,12 +107,15 @@ absl::StatusOr<FasterTransformerConfig> ReadFasterTransformerConfig(const std::s
   config.inter_size = fields.Size("inter_size");
   config.num_layer = fields.Size("num_layer");
   config.vocab_size = fields.Size("vocab_size");
-  if (!fields.Has("layernorm_eps")) {
-    fields.Fail("layernorm_eps",
-                "is missing; it is rms_norm_eps of the model that was converted: 1e-06 for LLaMA, "
-                "1e-05 for LLaMA 2");
+  if (fields.Has("layernorm_eps")) {
+    config.layernorm_eps = fields.Number("layernorm_eps");
+  } else {
+    // The converter leaves it out; FasterTransformer wanted it added by hand.
+    config.layernorm_eps = kLayernormEps;
+    LogWarning("assumed layernorm_eps", {{"file", file},
+                                         {"value", kLayernormEps},
+                                         {"add", "rms_norm_eps of the model that was converted"}});
   }
-  config.layernorm_eps = fields.Number("layernorm_eps");
   if (fields.Has("max_position_embeddings")) {
     config.max_positions = fields.Size("max_position_embeddings");
   }

@@ -1,0 +1,149 @@
+#include "cli/triton_repository.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+namespace caravan {
+namespace {
+
+using testing::AllOf;
+using testing::Contains;
+using testing::HasSubstr;
+
+constexpr char kModel[] = R"(
+name: "fastertransformer"
+backend: "fastertransformer"
+default_model_filename: "llama"
+max_batch_size: 1024
+model_transaction_policy { decoupled: True }
+input [ { name: "input_ids" data_type: TYPE_UINT32 dims: [ -1 ] } ]
+output [ { name: "output_ids" data_type: TYPE_UINT32 dims: [ -1, -1 ] } ]
+instance_group [ { count: 1 kind: KIND_CPU } ]
+parameters { key: "tensor_para_size" value: { string_value: "2" } }
+parameters { key: "data_type" value: { string_value: "fp16" } }
+parameters { key: "model_type" value: { string_value: "Llama" } }
+)";
+
+constexpr char kEnsemble[] = R"(
+name: "ensemble"
+platform: "ensemble"
+max_batch_size: 64
+input [ { name: "INPUT_0" data_type: TYPE_STRING dims: [ -1 ] } ]
+ensemble_scheduling {
+  step [
+    { model_name: "preprocessing" model_version: -1
+      input_map { key: "QUERY" value: "INPUT_0" } output_map { key: "INPUT_ID" value: "_INPUT_ID" } },
+    { model_name: "fastertransformer" model_version: -1
+      input_map { key: "input_ids" value: "_INPUT_ID" }
+      input_map { key: "temperature" value: "temperature" } },
+    { model_name: "postprocessing" model_version: -1
+      output_map { key: "OUTPUT" value: "OUTPUT_0" } }
+  ]
+}
+)";
+
+class TritonRepositoryTest : public testing::Test {
+ protected:
+  TritonRepositoryTest() : folder_(testing::TempDir() + "/caravan_repository_XXXXXX") {
+    EXPECT_NE(mkdtemp(folder_.data()), nullptr);
+    std::filesystem::create_directories(folder_ + "/fastertransformer/1/llama");
+    std::ofstream(folder_ + "/fastertransformer/1/llama/config.ini") << "[llama]\n";
+  }
+  ~TritonRepositoryTest() override {
+    std::error_code error;
+    std::filesystem::remove_all(folder_, error);
+  }
+
+  void Write(const std::string& model, std::string text, const std::string& from = "",
+             const std::string& to = "") {
+    if (!from.empty()) {
+      ASSERT_NE(text.find(from), std::string::npos) << from;
+      text.replace(text.find(from), from.size(), to);
+    }
+    std::filesystem::create_directories(folder_ + "/" + model);
+    std::ofstream(folder_ + "/" + model + "/config.pbtxt") << text;
+  }
+  std::string Error() {
+    const auto repository = ReadTritonRepository(folder_);
+    EXPECT_FALSE(repository.ok());
+    return std::string(repository.status().message());
+  }
+  // … of the model with a change.
+  std::string ErrorWith(const std::string& from, const std::string& to) {
+    Write("fastertransformer", kModel, from, to);
+    return Error();
+  }
+
+  std::string folder_;
+};
+
+TEST_F(TritonRepositoryTest, ReadsWhatTheModelSays) {
+  Write("fastertransformer", kModel);
+  Write("ensemble", kEnsemble);
+  const auto repository = ReadTritonRepository(folder_);
+  ASSERT_TRUE(repository.ok()) << repository.status();
+  EXPECT_EQ(repository->tensor_parallel, 2);
+  EXPECT_EQ(repository->dtype(), "float16");
+  EXPECT_TRUE(repository->decoupled);
+  EXPECT_EQ(repository->max_batch_size, 64);
+  EXPECT_EQ(repository->checkpoint, folder_ + "/fastertransformer/1/llama");
+  EXPECT_THAT(repository->notes,
+              Contains("preprocessing is not in the repository; it is served too"));
+}
+
+TEST_F(TritonRepositoryTest, SaysWhatIsServedOtherwise) {
+  Write("fastertransformer", std::string(kModel) + R"(
+    dynamic_batching { }
+    parameters { key: "pipeline_para_size" value: { string_value: "2" } }
+    parameters { key: "int8_mode" value: { string_value: "1" } }
+    parameters { key: "colour" value: { string_value: "red" } })");
+  const auto repository = ReadTritonRepository(folder_);
+  ASSERT_TRUE(repository.ok()) << repository.status();
+  EXPECT_EQ(repository->tensor_parallel, 4);
+  EXPECT_THAT(repository->notes, Contains(HasSubstr("dynamic_batching has no effect")));
+  EXPECT_THAT(repository->notes, Contains(HasSubstr("all 4 ranks share each layer")));
+  EXPECT_THAT(repository->notes, Contains(HasSubstr("int8_mode is 1")));
+  EXPECT_THAT(repository->notes, Contains(HasSubstr("parameter colour is not known")));
+}
+
+TEST_F(TritonRepositoryTest, NamesWhatIsWrong) {
+  EXPECT_THAT(Error(), HasSubstr("is no model repository"));
+  EXPECT_THAT(ErrorWith("backend:", "back_end:"),
+              AllOf(HasSubstr("fastertransformer/config.pbtxt: line 3"), HasSubstr("back_end")));
+  EXPECT_THAT(ErrorWith("max_batch_size: 1024", "max_batch_size: \"x\""), HasSubstr("line 5"));
+  EXPECT_THAT(ErrorWith("name: \"fastertransformer\"", "name: \"llama\""),
+              HasSubstr("name is 'llama', the folder's is 'fastertransformer'"));
+  EXPECT_THAT(ErrorWith("backend: \"fastertransformer\"", "backend: \"onnxruntime\""),
+              HasSubstr("its backend is 'onnxruntime'"));
+  EXPECT_THAT(ErrorWith("Llama", "GPT-J"), HasSubstr("model_type is 'GPT-J'"));
+  EXPECT_THAT(ErrorWith("\"2\"", "\"0\""), HasSubstr("tensor_para_size is '0', must be a number"));
+  EXPECT_THAT(ErrorWith("fp16", "fp8"), HasSubstr("data_type is 'fp8'"));
+  EXPECT_THAT(ErrorWith("max_batch_size: 1024", "max_batch_size: 0"),
+              HasSubstr("max_batch_size is 0"));
+  EXPECT_THAT(ErrorWith("\"input_ids\"", "\"memory_len\""), HasSubstr("input memory_len"));
+  EXPECT_THAT(ErrorWith("\"output_ids\"", "\"logits\""), HasSubstr("output logits"));
+  std::filesystem::remove(folder_ + "/fastertransformer/1/llama/config.ini");
+  EXPECT_THAT(ErrorWith("1024", "8"),
+              AllOf(HasSubstr("model_checkpoint_path"), HasSubstr("/fastertransformer/1/llama")));
+}
+
+TEST_F(TritonRepositoryTest, NamesAModelOrAWireThatIsNotServed) {
+  Write("fastertransformer", kModel);
+  Write("ensemble", kEnsemble, "value: \"INPUT_0\"", "value: \"TEXT\"");
+  EXPECT_THAT(Error(), HasSubstr("step preprocessing has input QUERY wired to TEXT; it is served "
+                                 "from INPUT_0"));
+  Write("ensemble", kEnsemble, "key: \"temperature\"", "key: \"heat\"");
+  EXPECT_THAT(Error(), HasSubstr("input heat wired to temperature, which is not served"));
+  Write("ensemble", kEnsemble, "model_name: \"postprocessing\"", "model_name: \"translation\"");
+  EXPECT_THAT(Error(), HasSubstr("step translation is not served"));
+  Write("ensemble", kEnsemble);
+  Write("bert", "backend: \"fastertransformer\" max_batch_size: 8");
+  EXPECT_THAT(Error(), HasSubstr("bert/config.pbtxt: is not served"));
+}
+
+}  // namespace
+}  // namespace caravan

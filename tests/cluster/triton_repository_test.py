@@ -1,0 +1,75 @@
+"""`caravan up --triton_model_repository` serves an existing model repository."""
+
+import json
+import os
+import subprocess
+
+import grpc
+import numpy as np
+import pytest
+
+from helpers import fastertransformer_format, triton_repository
+from helpers.cluster import DEMO_MODEL, PROGRAMS, await_true, collect, pb, protos, request
+from helpers.numpy_llama import read_safetensors, with_all_kv_heads
+
+LIMIT = pytest.mark.timeout(300)
+CARAVAN = PROGRAMS / "caravan"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    config = json.loads((DEMO_MODEL / "config.json").read_text())
+    tensors = {name: tensor.astype(np.float32)
+               for name, tensor in read_safetensors(DEMO_MODEL / "model.safetensors").items()}
+    return fastertransformer_format.write(tmp_path_factory.mktemp("llama"), *with_all_kv_heads(config, tensors), 2,
+                                          "bf16")
+
+
+def refusal(repository, *flags):
+    result = subprocess.run([str(CARAVAN), "up", f"--triton_model_repository={repository}", "--gateway_port=0",
+                             "--metrics_port=0", *flags], capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode != 0
+    return result.stderr
+
+
+@LIMIT
+def test_a_repository_is_served_as_it_says(tmp_path, checkpoint, golden_answers):
+    repository = triton_repository.write(tmp_path / "models", checkpoint, tensor_para_size="2", data_type="bf16",
+                                         int8_mode="1")
+    state, log = tmp_path / "state.json", tmp_path / "up.log"
+    with log.open("wb") as out:
+        up = subprocess.Popen(
+            ["setpriv", "--pdeathsig", "KILL", str(CARAVAN), "up", f"--triton_model_repository={repository}",
+             f"--tokenizer={DEMO_MODEL}", "--gateway_port=0", "--metrics_port=0"], stdin=subprocess.DEVNULL,
+            stdout=out, stderr=out, env=dict(os.environ, CARAVAN_STATE_FILE=str(state)))
+    try:
+        await_true(lambda: up.poll() is not None or state.exists(), "the state file")
+        assert up.poll() is None, log.read_text()
+        with grpc.insecure_channel(json.loads(state.read_text())["gateway"]) as channel:
+            stub = protos.generation_grpc.GenerationStub(channel)
+            model = stub.ListModels(pb.ListModelsRequest(), timeout=30).models[0]
+            assert model.dtype == "bfloat16"
+            assert model.replicas[0].tensor_parallel == 2
+            assert model.name.startswith("llama")
+            for answer in golden_answers[:4]:
+                result = collect(stub.Generate(request(answer["prompt"], max_tokens=answer["max_tokens"]), timeout=60))
+                assert result.text.decode().removeprefix(" ") == answer["greedy_text"]
+        assert "note: fastertransformer: int8_mode is 1: weights are not quantized" in log.read_text()
+        assert "note: preprocessing: its model.py is not run" in log.read_text()
+    finally:
+        up.terminate()
+        up.wait(timeout=60)
+
+
+@LIMIT
+def test_what_can_not_be_served_is_named(tmp_path, checkpoint):
+    cases = [({"model_type": "GPT"}, "parameter model_type is 'GPT'"), ({"int8_mode": "2"}, "int8_mode is 2"),
+             ({"tensor_para_size": "x"}, "parameter tensor_para_size is 'x'"),
+             ({"data_type": "int4"}, "parameter data_type is 'int4'"),
+             ({"model_checkpoint_path": "/none"}, "model_checkpoint_path /none")]
+    for number, (parameters, words) in enumerate(cases):
+        repository = triton_repository.write(tmp_path / str(number), checkpoint, **parameters)
+        assert words in refusal(repository, f"--tokenizer={DEMO_MODEL}")
+    repository = triton_repository.write(tmp_path / "good", checkpoint)
+    assert "give its folder with --tokenizer" in refusal(repository)
+    assert "there is no model repository" in refusal(tmp_path / "none")

@@ -1,0 +1,247 @@
+// The Triton door of a real gateway, between fakes.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <future>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "gateway/triton/protocol/tensor.h"
+#include "inference/grpc_service.grpc.pb.h"
+#include "tests/gateway/gateway_cluster.h"
+
+namespace caravan {
+namespace {
+
+using inference::GRPCInferenceService;
+using inference::ModelInferRequest;
+using inference::ModelInferResponse;
+using inference::ModelStreamInferResponse;
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+void AddInput(const char* name, const char* datatype, int64_t rows, const std::string& raw,
+              ModelInferRequest* request) {
+  auto* input = request->add_inputs();
+  input->set_name(name);
+  input->set_datatype(datatype);
+  input->add_shape(rows);
+  input->add_shape(1);
+  request->add_raw_input_contents(raw);
+}
+
+std::string Texts(const std::vector<std::string>& texts) {
+  std::string data;
+  for (const std::string& text : texts) AppendBytes(text, &data);
+  return data;
+}
+
+ModelInferRequest EnsembleRequest(const std::vector<std::string>& prompts,
+                                  const std::vector<uint32_t>& lengths,
+                                  const std::string& id = "r") {
+  const auto rows = static_cast<int64_t>(prompts.size());
+  ModelInferRequest request;
+  request.set_model_name("ensemble");
+  request.set_id(id);
+  AddInput("INPUT_0", "BYTES", rows, Texts(prompts), &request);
+  AddInput("INPUT_1", "UINT32", rows, Pack(lengths), &request);
+  AddInput("INPUT_2", "BYTES", rows, Texts(std::vector<std::string>(prompts.size())), &request);
+  AddInput("INPUT_3", "BYTES", rows, Texts(std::vector<std::string>(prompts.size())), &request);
+  return request;
+}
+
+std::string RawOf(const ModelInferResponse& response, const std::string& output) {
+  for (int i = 0; i < response.outputs_size(); ++i) {
+    if (response.outputs(i).name() == output) return response.raw_output_contents(i);
+  }
+  return "";
+}
+
+std::vector<std::string> TextsOf(const ModelInferResponse& response) {
+  const std::string raw = RawOf(response, "OUTPUT_0");
+  std::vector<std::string> texts;
+  for (const std::string_view text : UnpackBytes(raw)) texts.emplace_back(text);
+  return texts;
+}
+
+bool IsFinal(const ModelStreamInferResponse& response) {
+  return response.infer_response().parameters().at("triton_final_response").bool_param();
+}
+
+class TritonTest : public testing::Test {
+ protected:
+  explicit TritonTest(GatewayConfig config = {})
+      : cluster_(std::move(config)),
+        channel_(MakeChannel(absl::StrCat("127.0.0.1:", cluster_.gateway().port()))),
+        stub_(GRPCInferenceService::NewStub(channel_)) {}
+
+  // One stream; reads time out.
+  struct Stream {
+    explicit Stream(GRPCInferenceService::Stub* stub) {
+      context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(60));
+      stream = stub->ModelStreamInfer(&context);
+    }
+    ModelStreamInferResponse Read() {
+      ModelStreamInferResponse response;
+      EXPECT_TRUE(stream->Read(&response));
+      return response;
+    }
+    grpc::ClientContext context;
+    std::unique_ptr<grpc::ClientReaderWriter<ModelInferRequest, ModelStreamInferResponse>> stream;
+  };
+
+  Cluster cluster_;
+  std::shared_ptr<grpc::Channel> channel_;
+  std::unique_ptr<GRPCInferenceService::Stub> stub_;
+};
+
+TEST_F(TritonTest, PartialResponsesComeAtMultiplesOfFiveAndTheFinalOneAddsAToken) {
+  Stream stream(stub_.get());
+  stream.stream->Write(EnsembleRequest({"abc"}, {11}));  // four tokens with the first
+  const v1::WorkerSubmit submit = cluster_.worker().AwaitSubmit();
+  EXPECT_EQ(submit.prompt_token_ids_size(), 4);
+  EXPECT_EQ(submit.sampling().temperature(), 0);
+  EXPECT_EQ(submit.sampling().seed(), 0u);
+  cluster_.worker().Emit(submit.key(), {WordId(0)});
+  ModelStreamInferResponse response = stream.Read();
+  EXPECT_FALSE(IsFinal(response));
+  EXPECT_EQ(response.infer_response().id(), "r");
+  EXPECT_THAT(TextsOf(response.infer_response()), ElementsAre("<s>abc the"));
+  cluster_.worker().Emit(submit.key(), std::vector<int32_t>(9, WordId(1)));
+  response = stream.Read();
+  EXPECT_EQ(ElementAt<uint32_t>(RawOf(response.infer_response(), "sequence_length"), 0), 10u);
+  // 15 is the last step there can be: it belongs to the final response.
+  cluster_.worker().Emit(submit.key(), {WordId(2)}, v1::WorkerTokenEvent::LENGTH);
+  response = stream.Read();
+  EXPECT_TRUE(IsFinal(response));
+  EXPECT_EQ(ElementAt<uint32_t>(RawOf(response.infer_response(), "sequence_length"), 0), 15u);
+  stream.stream->WritesDone();
+  EXPECT_FALSE(stream.stream->Read(&response));
+  EXPECT_TRUE(stream.stream->Finish().ok());
+}
+
+TEST_F(TritonTest, RowsAreShownAfterTheSameNumberOfSteps) {
+  Stream stream(stub_.get());
+  stream.stream->Write(EnsembleRequest({"abc", "xyz"}, {20, 3}));
+  const v1::WorkerSubmit first = cluster_.worker().AwaitSubmit();
+  const v1::WorkerSubmit second = cluster_.worker().AwaitSubmit();
+  const bool in_order = first.sampling().max_tokens() == 20;
+  const uint64_t long_row = in_order ? first.key() : second.key();
+  const uint64_t short_row = in_order ? second.key() : first.key();
+  cluster_.worker().Emit(long_row, std::vector<int32_t>(7, WordId(1)));
+  cluster_.worker().Emit(short_row, {WordId(0)});
+  ModelStreamInferResponse response = stream.Read();
+  EXPECT_THAT(TextsOf(response.infer_response()), ElementsAre("<s>abc cat", "<s>xyz the"));
+  // The short row ends: the long one is shown as far as it is.
+  cluster_.worker().Emit(short_row, {WordId(0), WordId(0)}, v1::WorkerTokenEvent::LENGTH);
+  response = stream.Read();
+  EXPECT_THAT(TextsOf(response.infer_response()),
+              ElementsAre("<s>abc cat cat cat cat cat cat", "<s>xyz the the the"));
+  cluster_.worker().Emit(long_row, {2}, v1::WorkerTokenEvent::STOP_TOKEN);
+  response = stream.Read();
+  EXPECT_TRUE(IsFinal(response));
+  EXPECT_THAT(TextsOf(response.infer_response())[0], HasSubstr("</s>"));
+}
+
+TEST_F(TritonTest, AnErrorInTheMiddleEndsTheRequestAndItsOtherRows) {
+  Stream stream(stub_.get());
+  stream.stream->Write(EnsembleRequest({"abc", "xyz"}, {20, 20}, "broken"));
+  const v1::WorkerSubmit first = cluster_.worker().AwaitSubmit();
+  const v1::WorkerSubmit second = cluster_.worker().AwaitSubmit();
+  v1::WorkerTokenEvent event;
+  event.set_key(first.key());
+  event.set_finish(v1::WorkerTokenEvent::ERROR);
+  event.set_code(static_cast<int>(absl::StatusCode::kInternal));
+  event.set_message("the test says so");
+  cluster_.worker().Send(event);
+  const ModelStreamInferResponse response = stream.Read();
+  EXPECT_THAT(response.error_message(), HasSubstr("the test says so"));
+  EXPECT_EQ(response.infer_response().id(), "broken");
+  EXPECT_TRUE(IsFinal(response));
+  EXPECT_THAT(
+      (std::vector<uint64_t>{cluster_.worker().AwaitCancel(), cluster_.worker().AwaitCancel()}),
+      testing::UnorderedElementsAre(first.key(), second.key()));
+  stream.stream->Write(EnsembleRequest({"abc"}, {1}, "next"));
+  cluster_.worker().Emit(cluster_.worker().AwaitSubmit().key(), {WordId(0)},
+                         v1::WorkerTokenEvent::LENGTH);
+  EXPECT_EQ(stream.Read().infer_response().id(), "next");
+}
+
+TEST_F(TritonTest, AClientThatLeavesCancelsItsRows) {
+  {
+    Stream stream(stub_.get());
+    stream.stream->Write(EnsembleRequest({"abc"}, {20}));
+    const v1::WorkerSubmit submit = cluster_.worker().AwaitSubmit();
+    stream.context.TryCancel();
+    EXPECT_EQ(cluster_.worker().AwaitCancel(), submit.key());
+  }
+  grpc::ClientContext context;
+  ModelInferResponse response;
+  const ModelInferRequest request = EnsembleRequest({"abc", "x"}, {20, 20});
+  std::promise<grpc::StatusCode> ended;
+  stub_->async()->ModelInfer(&context, &request, &response, [&](const grpc::Status& status) {
+    ended.set_value(status.error_code());
+  });
+  const uint64_t first = cluster_.worker().AwaitSubmit().key();
+  const uint64_t second = cluster_.worker().AwaitSubmit().key();
+  context.TryCancel();
+  EXPECT_THAT(
+      (std::vector<uint64_t>{cluster_.worker().AwaitCancel(), cluster_.worker().AwaitCancel()}),
+      testing::UnorderedElementsAre(first, second));
+  EXPECT_EQ(ended.get_future().get(), grpc::StatusCode::CANCELLED);
+}
+
+TEST_F(TritonTest, StopWordsOfTwoTokensReachTheWorker) {
+  ModelInferRequest request;
+  request.set_model_name("fastertransformer");
+  AddInput("input_ids", "UINT32", 1, Pack<uint32_t>({1}), &request);
+  AddInput("input_lengths", "UINT32", 1, Pack<uint32_t>({1}), &request);
+  AddInput("request_output_len", "UINT32", 1, Pack<uint32_t>({4}), &request);
+  AddInput("stop_words_list", "INT32", 1, Pack<int32_t>({7, 8, 9, 2, 3, -1}), &request);
+  request.mutable_inputs(3)->mutable_shape()->Clear();
+  for (const int64_t dimension : {1, 2, 3}) request.mutable_inputs(3)->add_shape(dimension);
+  Stream stream(stub_.get());
+  stream.stream->Write(request);
+  const v1::WorkerSubmit submit = cluster_.worker().AwaitSubmit();
+  ASSERT_EQ(submit.sampling().stop_sequences_size(), 2);
+  EXPECT_THAT(submit.sampling().stop_sequences(0).ids(), ElementsAre(7, 8));
+  EXPECT_THAT(submit.sampling().stop_sequences(1).ids(), ElementsAre(9));
+  cluster_.worker().Emit(submit.key(), {9}, v1::WorkerTokenEvent::STOP_TOKEN);
+  EXPECT_TRUE(IsFinal(stream.Read()));
+}
+
+class SlowReaderTest : public TritonTest {
+ protected:
+  static GatewayConfig Config() {
+    GatewayConfig config;
+    config.output.slow_reader_timeout_ms = 300;
+    return config;
+  }
+  SlowReaderTest() : TritonTest(Config()) {}
+};
+
+TEST_F(SlowReaderTest, AClientThatTakesNothingIsCutOff) {
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+  arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 8 << 10);
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  const auto slow = GRPCInferenceService::NewStub(
+      grpc::CreateCustomChannel(absl::StrCat("127.0.0.1:", cluster_.gateway().port()),
+                                grpc::InsecureChannelCredentials(), arguments));
+  Stream stream(slow.get());
+  ModelInferRequest request = EnsembleRequest({std::string(200, 'a')}, {300});
+  (*request.mutable_parameters())["stream_interval"].set_int64_param(1);
+  stream.stream->Write(request);
+  const uint64_t key = cluster_.worker().AwaitSubmit().key();
+  // 300 responses of 200 to 1400 bytes, which nobody reads.
+  cluster_.worker().Emit(key, std::vector<int32_t>(299, WordId(1)));
+  EXPECT_EQ(cluster_.worker().AwaitCancel(), key);  // only now does the client look
+  ModelStreamInferResponse response;
+  while (stream.stream->Read(&response)) {
+  }
+  EXPECT_EQ(stream.stream->Finish().error_code(), grpc::StatusCode::CANCELLED);
+}
+
+}  // namespace
+}  // namespace caravan
