@@ -121,7 +121,7 @@ GpuMetrics::GpuMetrics(const std::string& library) {
     return;
   }
   nvml_ = std::move(nvml);
-  Collect();  // energy counts from here
+  GpuMetrics::Collect();  // energy counts from here
 }
 
 GpuMetrics::~GpuMetrics() {

@@ -16,7 +16,7 @@ struct NvmlFunctions;
 
 // From NVIDIA's management library, which is loaded where there is one; no metrics where not. Any
 // thread.
-class GpuMetrics : public prometheus::Collectable {
+class GpuMetrics final : public prometheus::Collectable {
  public:
   explicit GpuMetrics(const std::string& library = "libnvidia-ml.so.1");
   ~GpuMetrics() override;

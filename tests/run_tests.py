@@ -101,8 +101,8 @@ def run_gtest(program, label, options, counts):
 
 # Benchmarks with a main of their own, and what makes them small.
 OWN_BENCHMARKS = {"gateway_bench": ["--streams=2", "--tokens=4"],
-                  "gateway_triton_bench": ["--streams=2", "--tokens=4", "--rounds=1"],
-                  "gateway_triton_http_bench": ["--streams=2", "--tokens=4"]}
+                  "gateway_triton_http_bench": ["--streams=2", "--tokens=4", "--rounds=1"],
+                  "gateway_triton_bench": ["--streams=2", "--tokens=4", "--rounds=1"]}
 
 
 def run_benchmark(program, options, counts):

@@ -238,7 +238,10 @@ void HttpConnection::Refuse() {
 
 void HttpConnection::PostDrain() {
   asio::post(*io_, [self = shared_from_this()] {
-    if (self->phase_ == Phase::kHead && self->parser_ == nullptr) self->Close();
+    // A new connection brings its first request.
+    if (self->phase_ == Phase::kHead && self->parser_ == nullptr && self->has_answered_) {
+      self->Close();
+    }
   });
 }
 
@@ -427,6 +430,7 @@ void HttpConnection::EndAnswer() {
   for (std::string& part : output_) part = std::string();
   streaming_ = false;
   stream_bytes_ = 0;
+  has_answered_ = true;
   if (!keep_alive_ || server_->draining) return Linger();
   phase_ = Phase::kHead;
   SetDeadline(Clock::now() + std::chrono::milliseconds(server_->options.idle_timeout_ms));

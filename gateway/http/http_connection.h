@@ -124,6 +124,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   bool chunked_ = false;
   bool keep_alive_ = false;
   bool is_http_1_0_ = false;
+  bool has_answered_ = false;
 };
 
 }  // namespace caravan

@@ -25,8 +25,8 @@ class HttpServer {
 
   int port() const;
 
-  // Connections close after the answer they are at, idle ones at once; the port stays open until
-  // Shutdown, for clients that have not noticed.
+  // Connections close after the answer they are at, idle ones at once, new ones after their first;
+  // the port stays open until Shutdown, for clients that have not noticed.
   void Drain();
   // Closes the port, waits until all connections have ended, or until `deadline`, and cuts the
   // rest. Returns when no handler runs any more. Exchanges may outlive it.

@@ -1,5 +1,6 @@
 #include "gateway/triton/metrics.h"
 
+#include <cmath>
 #include <string>
 #include <utility>
 
@@ -19,7 +20,7 @@ struct ModelMetric {
 };
 
 double Microseconds(const DurationStatistic& duration) {
-  return static_cast<double>(duration.ns / 1000);
+  return std::floor(static_cast<double>(duration.ns) / 1000);
 }
 
 constexpr ModelMetric kCounters[] = {

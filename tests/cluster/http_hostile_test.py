@@ -187,15 +187,19 @@ def test_mutated_requests_are_answered_with_a_reason(cluster, address):
 
 
 def test_a_client_that_leaves_frees_its_place(cluster, address):
-    body = {"INPUT_0": "Once upon a time", "INPUT_1": 900, "INPUT_2": "", "INPUT_3": ""}
+    body = {"INPUT_0": "Once upon a time", "INPUT_1": 1900, "INPUT_2": "", "INPUT_3": "", "end_id": 5}
+    cancelled = 'nv_inference_request_failure{model="ensemble",version="1",reason="CANCELED"}'
     for path in ("generate", "generate_stream", "infer"):
-        content = body if path != "infer" else {"inputs": ensemble_inputs("Once upon a time", 900)}
+        before = cluster.gateway.metrics()[cancelled]
+        content = body if path != "infer" else {
+            "inputs": ensemble_inputs("Once upon a time", 1900, end_id=("UINT32", 5))}
         text = json.dumps(content).encode()
         client = connect(address)
         client.sendall(b"POST /v2/models/ensemble/%s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (
             path.encode(), len(text)) + text)
-        await_true(lambda: any(replica.running_sequences for replica in cluster.replica_infos()), "the request to run")
+        await_true(lambda: cluster.gateway.metrics()["caravan_gateway_inflight_requests"] == 1, "the request to run")
         client.close()
+        await_true(lambda: cluster.gateway.metrics()[cancelled] == before + 1, "the request to be cancelled")
         cluster.await_idle()
 
 

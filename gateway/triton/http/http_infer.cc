@@ -11,6 +11,15 @@
 namespace caravan {
 namespace {
 
+// What has come while the last events were written goes out together, in pieces of about this size.
+constexpr size_t kMaxBytesAtOnce = 16 << 10;
+
+size_t BytesOf(const InferResponse& response) {
+  size_t bytes = 256;  // names and frames
+  for (const InferOutput& output : response.outputs) bytes += output.data.size();
+  return bytes;
+}
+
 std::string Event(std::string_view json) {
   return absl::StrCat("data: ", std::string(json), "\n\n");
 }
@@ -49,8 +58,11 @@ void HttpInfer::OnInferReady() { Advance(); }
 
 void HttpInfer::Advance() {
   if (inference_ == nullptr || writing_) return;
-  while (inference_->HasNext()) {
+  std::vector<InferResponse> events;
+  size_t event_bytes = 0;
+  while (inference_->HasNext() && event_bytes < kMaxBytesAtOnce) {
     absl::StatusOr<InferResponse> response = inference_->Next();
+    if (!response.ok() && !events.empty()) break;  // status() says it later
     if (!response.ok()) {
       Fail(response.status());
       return Finish();
@@ -60,8 +72,11 @@ void HttpInfer::Advance() {
       return Finish();
     }
     // An empty last response tells a client of gRPC that its stream is at the end; this one ends.
-    if (!response->outputs.empty()) return AnswerEvent(*std::move(response));
+    if (response->outputs.empty()) continue;
+    event_bytes += BytesOf(*response);
+    events.push_back(*std::move(response));
   }
+  if (!events.empty()) return AnswerEvents(std::move(events));
   if (!inference_->ended()) return;
   if (!inference_->status().ok()) {
     Fail(inference_->status());
@@ -88,7 +103,7 @@ void HttpInfer::Answer(InferResponse response) {
   });
 }
 
-void HttpInfer::AnswerEvent(InferResponse response) {
+void HttpInfer::AnswerEvents(std::vector<InferResponse> events) {
   writing_ = true;
   if (!std::exchange(streaming_, true)) {
     HttpResponse head;
@@ -96,12 +111,15 @@ void HttpInfer::AnswerEvent(InferResponse response) {
     head.headers.push_back({"Cache-Control", "no-cache"});
     exchange_->BeginStream(std::move(head));
   }
-  exchange_->Post([self = shared_from_this(), response = std::move(response)] {
-    const auto json = WriteGenerate(response);
-    const std::string text =
-        json.ok() ? ToText(*json) : ErrorJson(std::string(json.status().message()));
+  exchange_->Post([self = shared_from_this(), events = std::move(events)] {
+    std::string text;
+    for (const InferResponse& response : events) {
+      const auto json = WriteGenerate(response);
+      text.append(
+          Event(json.ok() ? ToText(*json) : ErrorJson(std::string(json.status().message()))));
+    }
     // Refused only where the client is gone, which WhenGone tells.
-    self->exchange_->Write(Event(text)).IgnoreError();
+    self->exchange_->Write(text).IgnoreError();
   });
 }
 

@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "gateway/event_loop.h"
 #include "gateway/http/http_exchange.h"
@@ -13,9 +14,9 @@ namespace caravan {
 
 enum class InferForm : uint8_t { kInfer, kGenerate, kGenerateStream };
 
-// Its state is the loop's; the texts of answers are made on the exchange's thread. Of a stream one
-// event is on its way at a time: what the model makes meanwhile waits in the inference, which
-// bounds it. Keeps itself alive until the inference has ended or the client is gone.
+// Its state is the loop's; the texts of answers are made on the exchange's thread. Of a stream a
+// few events are on their way at a time: what the model makes meanwhile waits in the inference,
+// which bounds it. Keeps itself alive until the inference has ended or the client is gone.
 class HttpInfer : private InferSink, public std::enable_shared_from_this<HttpInfer> {
  public:
   HttpInfer(EventLoop* loop, InferenceServer* server, std::shared_ptr<HttpExchange> exchange,
@@ -29,7 +30,7 @@ class HttpInfer : private InferSink, public std::enable_shared_from_this<HttpInf
   void OnInferReady() override;
   void Advance();
   void Answer(InferResponse response);
-  void AnswerEvent(InferResponse response);
+  void AnswerEvents(std::vector<InferResponse> events);
   void Fail(const absl::Status& status);
   void OnDrained();
   void OnGone();

@@ -1,7 +1,7 @@
 // What Triton's HTTP door costs beside the native API: a real gateway between a fake worker and a
 // fake tokenizer, all in this process, and so many streams at once.
 //
-//   gateway_triton_http_bench [--streams=100,1000] [--tokens=100] [--step_ms=0]
+//   gateway_triton_http_bench [--streams=100,1000] [--tokens=100] [--step_ms=0] [--rounds=5]
 //
 // The worker answers each step with one token for every request, at most once every step_ms.
 // Streams: of the native Generate; of generate_stream with new text in each event (stream_delta);
@@ -12,6 +12,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdio>
@@ -30,6 +31,7 @@
 ABSL_FLAG(std::vector<std::string>, streams, (std::vector<std::string>{"100", "1000"}),
           "Concurrent requests, one round each.");
 ABSL_FLAG(int, tokens, 100, "Tokens of each request.");
+ABSL_FLAG(int, rounds, 5, "Rounds of each kind, by turns; the medians are reported.");
 ABSL_FLAG(int, step_ms, 0, "Least time between two steps of the fake worker.");
 
 namespace caravan {
@@ -182,6 +184,11 @@ double RunSse(Cluster* cluster, int streams, bool delta, double* events_a_stream
   return rate;
 }
 
+double Median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values.empty() ? 0 : values[values.size() / 2];
+}
+
 void Run() {
   LogOptions log;
   log.level = LogLevel::kWarning;
@@ -199,11 +206,19 @@ void Run() {
   for (const std::string& text : absl::GetFlag(FLAGS_streams)) {
     int streams = 0;
     CARAVAN_CHECK(absl::SimpleAtoi(text, &streams) && streams > 0, "--streams: ", text);
-    const double native = RunNative(&fine, streams);
+    std::vector<double> natives;
+    std::vector<double> deltas;
+    std::vector<double> wholes;
     double delta_events = 0;
-    const double delta = RunSse(&fine, streams, /*delta=*/true, &delta_events);
     double seed_events = 0;
-    const double whole = RunSse(&seed, streams, /*delta=*/false, &seed_events);
+    for (int round = 0; round < absl::GetFlag(FLAGS_rounds); ++round) {
+      natives.push_back(RunNative(&fine, streams));
+      deltas.push_back(RunSse(&fine, streams, /*delta=*/true, &delta_events));
+      wholes.push_back(RunSse(&seed, streams, /*delta=*/false, &seed_events));
+    }
+    const double native = Median(natives);
+    const double delta = Median(deltas);
+    const double whole = Median(wholes);
     std::printf(
         "%6d streams: native %8.0f tokens/s; SSE, new text %8.0f (%.2f of native, %.0f events "
         "each); SSE, whole text %8.0f (%.2f of native, %.0f events each)\n",
