@@ -1,0 +1,104 @@
+// What the kernels of paged attention share: their arguments, and the addresses of paged KV.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/device/cuda_stream.h"
+#include "kernels/paged_kv.h"
+#include "kernels/view.h"
+
+namespace caravan::cuda {
+
+// A call of PagedAttention as the device sees it. The rows of one (token, KV head) are its `group`
+// query heads: they read the same keys and values, so kernels treat tokens x group as the rows of
+// one matrix.
+struct AttentionArguments {
+  const void* q;
+  int64_t q_stride;  // elements between tokens
+  void* out;
+  int64_t out_stride;
+  const void* keys;
+  const void* values;
+  const int32_t* query_starts;
+  const int32_t* context_lengths;
+  const int32_t* block_tables;
+  int64_t block_table_stride;
+  const int32_t* table_rows;
+  int32_t num_sequences;
+  int32_t kv_heads;
+  int32_t group;
+  int32_t head_size;
+  int32_t block_tokens;
+  int32_t block_shift;  // log2(block_tokens), or -1
+  float scale;          // of scores, times log2(e): softmax in powers of two
+
+  __device__ const int32_t* TableOf(int sequence) const {
+    const int64_t row = table_rows == nullptr ? sequence : table_rows[sequence];
+    return block_tables + row * block_table_stride;
+  }
+  // Elements in front of position `position` of one KV head, in keys and in values.
+  __device__ int64_t OffsetOf(const int32_t* table, int kv_head, int position) const {
+    const unsigned p = static_cast<unsigned>(position);
+    const unsigned index =
+        block_shift >= 0 ? p >> block_shift : p / static_cast<unsigned>(block_tokens);
+    const unsigned in_block = p - index * static_cast<unsigned>(block_tokens);
+    return ((int64_t{table[index]} * kv_heads + kv_head) * block_tokens + in_block) * head_size;
+  }
+};
+
+// Decoding: sequences [0, count) have one query each, row s is sequence s's. Needs two-byte
+// elements of one dtype everywhere, head_size a multiple of 8 up to 256, rows that are 16-byte
+// aligned. `max_context` bounds the context lengths.
+void LaunchDecodeAttention(const AttentionArguments& arguments, DType dtype, int32_t count,
+                           int64_t max_context, CudaStream& stream);
+
+// Sequences [first, num_sequences) whatever their numbers of queries, `rows` at most in all; the
+// bits of a row depend on its own sequence alone. Needs what decoding needs.
+void LaunchPrefillAttention(const AttentionArguments& arguments, DType dtype, int32_t first,
+                            int64_t rows, CudaStream& stream);
+
+// The same for any dtypes and any head size up to 256, without tensor cores.
+struct AttentionTypes {
+  DType q;
+  DType kv;
+  DType out;
+};
+void LaunchGenericAttention(const AttentionArguments& arguments, const AttentionTypes& types,
+                            int64_t rows, CudaStream& stream);
+
+// Which rows one thread block works at: tile `tile` of sequence `sequence`.
+struct RowTile {
+  int sequence = -1;  // none: the block has nothing to do
+  int tile = 0;
+};
+
+// The place of the `index`th tile of kTileRows (token, head of a group) rows among the sequences
+// [first, num_sequences). For whole warps: lanes look at one sequence each, 32 at a time. Padding
+// has no tiles.
+template <int kTileRows>
+__device__ RowTile FindRowTile(const AttentionArguments& a, int first, int index) {
+  const int lane = threadIdx.x % 32;
+  int before = 0;
+  for (int base = first; base < a.num_sequences; base += 32) {
+    const int s = base + lane;
+    int tiles = 0;
+    if (s < a.num_sequences && a.context_lengths[s] > 0) {
+      const int rows = (a.query_starts[s + 1] - a.query_starts[s]) * a.group;
+      tiles = (rows + kTileRows - 1) / kTileRows;
+    }
+    int through = tiles;
+    for (int distance = 1; distance < 32; distance *= 2) {
+      const int other = __shfl_up_sync(~0u, through, distance);
+      if (lane >= distance) through += other;
+    }
+    const unsigned reached = __ballot_sync(~0u, before + through > index);
+    if (reached != 0) {
+      const int owner = __ffs(static_cast<int>(reached)) - 1;
+      return {base + owner, index - before - __shfl_sync(~0u, through - tiles, owner)};
+    }
+    before += __shfl_sync(~0u, through, 31);
+  }
+  return {};
+}
+
+}  // namespace caravan::cuda

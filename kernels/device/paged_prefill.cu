@@ -1,0 +1,360 @@
+// Prefill attention after FlashAttention-2 (Dao 2023, arXiv:2307.08691) over paged KV: a block
+// keeps its query rows and walks along the positions they see, in tiles from the first one on, so
+// that the bits of a row do not depend on what else is in its batch.
+#include <algorithm>
+
+#include "kernels/device/cuda_check.h"
+#include "kernels/device/elements.cuh"
+#include "kernels/device/paged_attention.cuh"
+#include "kernels/device/tensor_core.cuh"
+
+namespace caravan::cuda {
+namespace {
+
+constexpr int kWarps = 4;
+constexpr int kThreads = 32 * kWarps;
+
+// Each warp has kRowTiles x 16 rows: two where the registers suffice, since each fragment of keys
+// and values that is loaded then serves both. Shared memory: queries, two stages of keys and
+// values, so that copies run one tile ahead.
+template <int kCols>
+struct PrefillShape {
+  static constexpr int kRowTiles = kCols > 128 ? 1 : 2;
+  static constexpr int kRows = kWarps * kRowTiles * 16;
+  static constexpr int kPositions = kCols > 128 ? 32 : 64;
+  static constexpr int kQueryBytes = SwizzledTile<kCols>::Bytes(kRows);
+  static constexpr int kTileBytes = SwizzledTile<kCols>::Bytes(kPositions);
+  static constexpr int kStageBytes = 2 * kTileBytes;  // keys, values
+  static constexpr int kSharedBytes = kQueryBytes + 2 * kStageBytes;
+};
+
+// The rows of one block: (token, head of the group) pairs of one KV head, token by token.
+struct RowBlock {
+  int sequence;
+  int kv_head;
+  int first_row;
+  int end_row;
+  int first_token;     // of the sequence, in q and out
+  int first_position;  // of the sequence's first token
+  int positions;       // that its last row sees
+};
+
+template <int kRows>
+__device__ RowBlock MakeRowBlock(const AttentionArguments& a, const RowTile& tile, int kv_head) {
+  RowBlock block;
+  block.sequence = tile.sequence;
+  block.kv_head = kv_head;
+  block.first_token = a.query_starts[tile.sequence];
+  const int tokens = a.query_starts[tile.sequence + 1] - block.first_token;
+  block.first_row = tile.tile * kRows;
+  block.end_row = min(block.first_row + kRows, tokens * a.group);
+  block.first_position = a.context_lengths[tile.sequence] - tokens;
+  block.positions = block.first_position + (block.end_row - 1) / a.group + 1;
+  return block;
+}
+
+// Elements of q or out in front of a row.
+__device__ int64_t RowOffset(const AttentionArguments& a, const RowBlock& block, int row,
+                             int64_t stride) {
+  const int token = row / a.group;
+  const int head = block.kv_head * a.group + row - token * a.group;
+  return (block.first_token + token) * stride + int64_t{head} * a.head_size;
+}
+
+template <typename T, int kCols>
+__device__ void CopyQueries(const AttentionArguments& a, const RowBlock& block, uint32_t shared) {
+  using Tile = SwizzledTile<kCols>;
+  constexpr int kChunks = PrefillShape<kCols>::kRows * Tile::kChunks;
+#pragma unroll 4
+  for (int i = threadIdx.x; i < kChunks; i += kThreads) {
+    const int row = i / Tile::kChunks;
+    const int chunk = i % Tile::kChunks;
+    const bool valid = block.first_row + row < block.end_row && chunk * 8 < a.head_size;
+    const int64_t source =
+        valid ? RowOffset(a, block, block.first_row + row, a.q_stride) + chunk * 8 : 0;
+    CopyAsync16(shared + Tile::Offset(row, chunk), static_cast<const T*>(a.q) + source, valid);
+  }
+}
+
+// Positions that no row sees are zeroed: what lies in the cache there may be anything, NaN too.
+template <typename T, int kCols>
+__device__ void CopyTile(const AttentionArguments& a, const RowBlock& block, const int32_t* table,
+                         int first, uint32_t shared) {
+  using Shape = PrefillShape<kCols>;
+  using Tile = SwizzledTile<kCols>;
+#pragma unroll 4  // more would spill what the products need
+  for (int i = 0; i < Shape::kPositions * Tile::kChunks / kThreads; ++i) {
+    const int index = i * kThreads + static_cast<int>(threadIdx.x);
+    const int row = index / Tile::kChunks;
+    const int chunk = index % Tile::kChunks;
+    const bool valid = first + row < block.positions && chunk * 8 < a.head_size;
+    const int64_t source = valid ? a.OffsetOf(table, block.kv_head, first + row) + chunk * 8 : 0;
+    const uint32_t to = shared + Tile::Offset(row, chunk);
+    CopyAsync16(to, static_cast<const T*>(a.keys) + source, valid);
+    CopyAsync16(to + Shape::kTileBytes, static_cast<const T*>(a.values) + source, valid);
+  }
+}
+
+// What a warp knows of its rows, in fragments: of each of the row tiles rows lane / 4 and lane / 4
+// + 8.
+template <int kCols>
+struct PrefillState {
+  static constexpr int kRowTiles = PrefillShape<kCols>::kRowTiles;
+
+  float out[kRowTiles][kCols / 8][4];
+  float maximum[kRowTiles][2];
+  float sum[kRowTiles][2];  // of this lane's columns
+  int position[kRowTiles][2];
+};
+
+template <int kCols>
+using Scores = float[PrefillShape<kCols>::kRowTiles][PrefillShape<kCols>::kPositions / 8][4];
+
+template <int kCols>
+__device__ void StartRows(const AttentionArguments& a, const RowBlock& block, int first_row,
+                          PrefillState<kCols>& state) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int m = 0; m < state.kRowTiles; ++m) {
+#pragma unroll
+    for (auto& fragment : state.out[m]) {
+      for (float& x : fragment) x = 0;
+    }
+    for (int h = 0; h < 2; ++h) {
+      state.maximum[m][h] = -INFINITY;
+      state.sum[m][h] = 0;
+      state.position[m][h] =
+          block.first_position + (first_row + m * 16 + h * 8 + lane / 4) / a.group;
+    }
+  }
+}
+
+template <typename T, int kCols>
+__device__ void ScoreTile(uint32_t queries, uint32_t keys, Scores<kCols>& scores) {
+  using Shape = PrefillShape<kCols>;
+  const FragmentAddress<kCols> rows = AddressOfA<kCols>(threadIdx.x % 32);
+  const FragmentAddress<kCols> columns = AddressOfColumnsB<kCols>(threadIdx.x % 32);
+#pragma unroll
+  for (int k = 0; k < kCols / 16; ++k) {
+    uint32_t q[Shape::kRowTiles][4];
+#pragma unroll
+    for (int m = 0; m < Shape::kRowTiles; ++m) LoadFragment(rows.At(queries, m, k), q[m]);
+#pragma unroll
+    for (int n = 0; n < Shape::kPositions / 16; ++n) {
+      uint32_t b[4];
+      LoadFragment(columns.At(keys, n, k), b);
+#pragma unroll
+      for (int m = 0; m < Shape::kRowTiles; ++m) {
+        MultiplyAdd<T>(scores[m][2 * n], q[m], b[0], b[1]);
+        MultiplyAdd<T>(scores[m][2 * n + 1], q[m], b[2], b[3]);
+      }
+    }
+  }
+}
+
+// -inf where a row must not look: positions after its own.
+template <int kCols>
+__device__ void MaskTile(const PrefillState<kCols>& state, int first, Scores<kCols>& scores) {
+  const int column = first + static_cast<int>(threadIdx.x) % 4 * 2;
+#pragma unroll
+  for (int m = 0; m < state.kRowTiles; ++m) {
+#pragma unroll
+    for (int n = 0; n < PrefillShape<kCols>::kPositions / 8; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (column + n * 8 + i % 2 > state.position[m][i / 2]) scores[m][n][i] = -INFINITY;
+      }
+    }
+  }
+}
+
+// Makes weights of one row tile's scores, and scales what was summed before to the new maxima. A
+// row's first tile has a position that it sees, so that no maximum stays -inf.
+template <int kCols>
+__device__ void FoldScores(float scale, PrefillState<kCols>& state, int m,
+                           float (&scores)[PrefillShape<kCols>::kPositions / 8][4]) {
+  float correction[2];
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    float maximum = -INFINITY;
+#pragma unroll
+    for (const auto& s : scores) maximum = fmaxf(maximum, fmaxf(s[2 * h], s[2 * h + 1]));
+    maximum = fmaxf(maximum, __shfl_xor_sync(~0u, maximum, 1));
+    maximum = fmaxf(maximum, __shfl_xor_sync(~0u, maximum, 2));
+    maximum = fmaxf(maximum * scale, state.maximum[m][h]);
+    correction[h] = Exp2(state.maximum[m][h] - maximum);
+    state.maximum[m][h] = maximum;
+    float sum = 0;
+#pragma unroll
+    for (auto& s : scores) {
+#pragma unroll
+      for (int i = 2 * h; i < 2 * h + 2; ++i) {
+        s[i] = Exp2(__fmaf_rn(s[i], scale, -maximum));
+        sum += s[i];
+      }
+    }
+    state.sum[m][h] = state.sum[m][h] * correction[h] + sum;
+  }
+  if (__any_sync(~0u, correction[0] != 1 || correction[1] != 1)) {
+#pragma unroll
+    for (auto& fragment : state.out[m]) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) fragment[i] *= correction[i / 2];
+    }
+  }
+}
+
+template <typename T, int kCols>
+__device__ void WeighValues(const Scores<kCols>& scores, uint32_t values,
+                            PrefillState<kCols>& state) {
+  using Shape = PrefillShape<kCols>;
+  const FragmentAddress<kCols> rows = AddressOfRowsB<kCols>(threadIdx.x % 32);
+#pragma unroll
+  for (int k = 0; k < Shape::kPositions / 16; ++k) {
+    uint32_t weights[Shape::kRowTiles][4];
+#pragma unroll
+    for (int m = 0; m < Shape::kRowTiles; ++m) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float* pair = &scores[m][2 * k + i / 2][i % 2 * 2];
+        weights[m][i] = PackPair<T>(pair[0], pair[1]);
+      }
+    }
+#pragma unroll
+    for (int n = 0; n < kCols / 16; ++n) {
+      uint32_t b[4];
+      LoadTransposed(rows.At(values, k, n), b);
+#pragma unroll
+      for (int m = 0; m < Shape::kRowTiles; ++m) {
+        MultiplyAdd<T>(state.out[m][2 * n], weights[m], b[0], b[1]);
+        MultiplyAdd<T>(state.out[m][2 * n + 1], weights[m], b[2], b[3]);
+      }
+    }
+  }
+}
+
+// Through shared memory, in place of the warp's own queries, so that rows leave in 16-byte chunks.
+// The sign of a zero may depend on tiles that a row does not see: adding 0 makes it one.
+template <typename T, int kCols>
+__device__ void StoreRows(const AttentionArguments& a, const RowBlock& block, int first_row,
+                          PrefillState<kCols>& state, unsigned char* memory) {
+  using Tile = SwizzledTile<kCols>;
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int m = 0; m < state.kRowTiles; ++m) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      float sum = state.sum[m][h];
+      sum += __shfl_xor_sync(~0u, sum, 1);
+      sum += __shfl_xor_sync(~0u, sum, 2);
+      const float factor = 1 / sum;
+#pragma unroll
+      for (int n = 0; n < kCols / 8; ++n) {
+        const float* pair = &state.out[m][n][2 * h];
+        *reinterpret_cast<uint32_t*>(memory + Tile::Offset(m * 16 + h * 8 + lane / 4, n) +
+                                     lane % 4 * 4) =
+            PackPair<T>(pair[0] * factor + 0.0f, pair[1] * factor + 0.0f);
+      }
+    }
+  }
+  __syncwarp();
+  for (int i = lane; i < state.kRowTiles * 16 * Tile::kChunks; i += 32) {
+    const int row = i / Tile::kChunks;
+    const int chunk = i % Tile::kChunks;
+    if (first_row + row >= block.end_row || chunk * 8 >= a.head_size) continue;
+    T* out = static_cast<T*>(a.out) + RowOffset(a, block, first_row + row, a.out_stride);
+    *reinterpret_cast<uint4*>(out + chunk * 8) =
+        *reinterpret_cast<const uint4*>(memory + Tile::Offset(row, chunk));
+  }
+}
+
+// A block per (tile of rows, KV head), the tiles with most positions first so that the last to
+// start are short. Scores stay in registers: they are the fragments that weigh the values.
+template <typename T, int kCols>
+__global__ void __launch_bounds__(kThreads, kCols > 128 ? 1 : 2)
+    PrefillKernel(const AttentionArguments a, int first_sequence) {
+  using Shape = PrefillShape<kCols>;
+  extern __shared__ __align__(128) unsigned char memory[];
+  const int kv_head = static_cast<int>(blockIdx.x) % a.kv_heads;
+  const int tile = static_cast<int>(gridDim.x - 1 - blockIdx.x) / a.kv_heads;
+  const RowTile place = FindRowTile<Shape::kRows>(a, first_sequence, tile);
+  if (place.sequence < 0) return;
+  const RowBlock block = MakeRowBlock<Shape::kRows>(a, place, kv_head);
+  const int32_t* table = a.TableOf(block.sequence);
+  const uint32_t shared = SharedAddress(memory);
+  CopyQueries<T, kCols>(a, block, shared);
+  CopyTile<T, kCols>(a, block, table, 0, shared + Shape::kQueryBytes);
+  CommitCopies();
+
+  constexpr int kWarpRows = Shape::kRowTiles * 16;
+  const int warp = threadIdx.x / 32;
+  const int first_row = block.first_row + warp * kWarpRows;
+  const uint32_t queries = shared + warp * SwizzledTile<kCols>::Bytes(kWarpRows);
+  const int end_row = min(first_row + kWarpRows, block.end_row);
+  const int first_position = block.first_position + first_row / a.group;
+  // Positions that the warp's last row sees; none where it has no row.
+  const int warp_positions =
+      end_row > first_row ? block.first_position + (end_row - 1) / a.group + 1 : 0;
+  PrefillState<kCols> state;
+  StartRows(a, block, first_row, state);
+  for (int first = 0, stage = 0; first < block.positions; first += Shape::kPositions, stage ^= 1) {
+    WaitForCopies<0>();
+    __syncthreads();  // the tile is there, and the other stage is free
+    const int next = first + Shape::kPositions;
+    if (next < block.positions) {
+      CopyTile<T, kCols>(a, block, table, next,
+                         shared + Shape::kQueryBytes + (stage ^ 1) * Shape::kStageBytes);
+      CommitCopies();
+    }
+    if (first >= warp_positions) continue;
+    const uint32_t keys = shared + Shape::kQueryBytes + stage * Shape::kStageBytes;
+    Scores<kCols> scores = {};
+    ScoreTile<T, kCols>(queries, keys, scores);
+    if (first + Shape::kPositions > first_position + 1) MaskTile<kCols>(state, first, scores);
+#pragma unroll
+    for (int m = 0; m < Shape::kRowTiles; ++m) FoldScores(a.scale, state, m, scores[m]);
+    WeighValues<T, kCols>(scores, keys + Shape::kTileBytes, state);
+  }
+  if (warp_positions == 0) return;
+  StoreRows<T, kCols>(a, block, first_row, state,
+                      memory + warp * SwizzledTile<kCols>::Bytes(kWarpRows));
+}
+
+template <typename T, int kCols>
+void LaunchShape(const AttentionArguments& a, int32_t first, int64_t rows, CudaStream& stream) {
+  using Shape = PrefillShape<kCols>;
+  const int64_t tiles = rows * a.group / Shape::kRows + (a.num_sequences - first);
+  CARAVAN_CUDA_CHECK(cudaFuncSetAttribute(PrefillKernel<T, kCols>,
+                                          cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                          Shape::kSharedBytes));
+  PrefillKernel<T, kCols>
+      <<<static_cast<unsigned>(tiles * a.kv_heads), kThreads, Shape::kSharedBytes,
+         stream.handle()>>>(a, first);
+  CARAVAN_CUDA_CHECK(cudaGetLastError());
+}
+
+template <typename T>
+void Launch(const AttentionArguments& a, int32_t first, int64_t rows, CudaStream& stream) {
+  if (a.head_size <= 64) {
+    LaunchShape<T, 64>(a, first, rows, stream);
+  } else if (a.head_size <= 96) {
+    LaunchShape<T, 96>(a, first, rows, stream);
+  } else if (a.head_size <= 128) {
+    LaunchShape<T, 128>(a, first, rows, stream);
+  } else {
+    LaunchShape<T, 256>(a, first, rows, stream);
+  }
+}
+
+}  // namespace
+
+void LaunchPrefillAttention(const AttentionArguments& arguments, DType dtype, int32_t first,
+                            int64_t rows, CudaStream& stream) {
+  if (dtype == DType::kFloat16) {
+    Launch<__half>(arguments, first, rows, stream);
+  } else {
+    Launch<__nv_bfloat16>(arguments, first, rows, stream);
+  }
+}
+
+}  // namespace caravan::cuda
