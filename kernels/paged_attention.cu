@@ -1,5 +1,3 @@
-#include "kernels/paged_attention.h"
-
 #include <bit>
 #include <numbers>
 
@@ -7,6 +5,7 @@
 #include "kernels/device/cuda_stream.h"
 #include "kernels/device/elements.cuh"
 #include "kernels/device/paged_attention.cuh"
+#include "kernels/paged_attention.h"
 
 namespace caravan::cuda {
 namespace {
@@ -31,8 +30,7 @@ AttentionArguments MakeArguments(ConstMatrixView q, const KvCacheView& kv, const
       .group = static_cast<int32_t>(q.cols / kv.head_size / kv.kv_heads),
       .head_size = kv.head_size,
       .block_tokens = kv.block_tokens,
-      .block_shift =
-          power_of_two ? std::countr_zero(static_cast<unsigned>(kv.block_tokens)) : -1,
+      .block_shift = power_of_two ? std::countr_zero(static_cast<unsigned>(kv.block_tokens)) : -1,
       .scale = scale * std::numbers::log2e_v<float>,
   };
 }
@@ -95,8 +93,7 @@ void PagedAttention(ConstMatrixView q, const KvCacheView& kv, const PagedBatch& 
 }
 
 void CopyKvBlocks(const KvCacheView& kv, std::span<const BlockCopy> copies, CudaStream& stream) {
-  const int64_t bytes =
-      int64_t{kv.kv_heads} * kv.block_tokens * kv.head_size * SizeOf(kv.dtype);
+  const int64_t bytes = int64_t{kv.kv_heads} * kv.block_tokens * kv.head_size * SizeOf(kv.dtype);
   if (bytes % 16 == 0 && IsAligned16(kv.keys) && IsAligned16(kv.values)) {
     LaunchCopy<uint4>(kv, bytes, copies, stream);
   } else {

@@ -121,8 +121,8 @@ __global__ void __launch_bounds__(kThreads) RopeAppendKvKernel(const RopeArgumen
 
 template <int N, typename In, typename Kv>
 void Launch(const RopeArguments& arguments, int64_t tokens, const CudaStream& stream) {
-  const int64_t items = int64_t{arguments.q_heads + 2 * arguments.kv_heads} *
-                        (arguments.head_size / 2 / N);
+  const int64_t items =
+      int64_t{arguments.q_heads + 2 * arguments.kv_heads} * (arguments.head_size / 2 / N);
   const dim3 grid(static_cast<unsigned>(tokens),
                   static_cast<unsigned>((items + kThreads - 1) / kThreads));
   RopeAppendKvKernel<N, In, Kv><<<grid, kThreads, 0, stream.handle()>>>(arguments);

@@ -11,8 +11,8 @@
 namespace caravan::cuda {
 namespace {
 
-constexpr int kStep = 16;         // positions that a warp handles at once
-constexpr int kUnitRows = 16;     // query heads that it does so for, at most
+constexpr int kStep = 16;        // positions that a warp handles at once
+constexpr int kUnitRows = 16;    // query heads that it does so for, at most
 constexpr int kSliceMost = 512;  // sequences of one launch: their lengths lie in shared memory
 
 // Asynchronous copies in flight hide the latency of memory: 96 KiB a block leaves two blocks on an

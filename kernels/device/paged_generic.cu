@@ -79,8 +79,8 @@ __device__ int64_t ElementOf(const AttentionArguments& a, const GenericRows& row
 
 // Positions that no row sees are zeroed: the cache may hold anything there.
 template <typename Kv>
-__device__ void LoadTile(const AttentionArguments& a, const GenericRows& rows,
-                         const int32_t* table, int first, const GenericTile& tile) {
+__device__ void LoadTile(const AttentionArguments& a, const GenericRows& rows, const int32_t* table,
+                         int first, const GenericTile& tile) {
   const int lane = threadIdx.x % 32;
   for (int p = threadIdx.x / 32; p < kPositions; p += kWarps) {
     const bool valid = first + p < rows.positions;
@@ -204,8 +204,8 @@ void LaunchGenericAttention(const AttentionArguments& a, const AttentionTypes& t
     using Kv = typename decltype(kv)::type;
     CARAVAN_CUDA_CHECK(cudaFuncSetAttribute(GenericKernel<Kv>,
                                             cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
-    GenericKernel<Kv><<<static_cast<unsigned>(blocks), 32 * kWarps, shared, stream.handle()>>>(
-        a, types);
+    GenericKernel<Kv>
+        <<<static_cast<unsigned>(blocks), 32 * kWarps, shared, stream.handle()>>>(a, types);
     CARAVAN_CUDA_CHECK(cudaGetLastError());
   });
 }

@@ -324,12 +324,10 @@ template <typename T, int kCols>
 void LaunchShape(const AttentionArguments& a, int32_t first, int64_t rows, CudaStream& stream) {
   using Shape = PrefillShape<kCols>;
   const int64_t tiles = rows * a.group / Shape::kRows + (a.num_sequences - first);
-  CARAVAN_CUDA_CHECK(cudaFuncSetAttribute(PrefillKernel<T, kCols>,
-                                          cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                          Shape::kSharedBytes));
-  PrefillKernel<T, kCols>
-      <<<static_cast<unsigned>(tiles * a.kv_heads), kThreads, Shape::kSharedBytes,
-         stream.handle()>>>(a, first);
+  CARAVAN_CUDA_CHECK(cudaFuncSetAttribute(
+      PrefillKernel<T, kCols>, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kSharedBytes));
+  PrefillKernel<T, kCols><<<static_cast<unsigned>(tiles * a.kv_heads), kThreads,
+                            Shape::kSharedBytes, stream.handle()>>>(a, first);
   CARAVAN_CUDA_CHECK(cudaGetLastError());
 }
 

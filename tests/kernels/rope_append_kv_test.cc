@@ -5,15 +5,15 @@
 #include <cmath>
 #include <tuple>
 
-#include "tests/kernels/op_fixture.h"
+#include "tests/kernels/target_fixture.h"
 
 namespace caravan {
 namespace {
 
-using RopeCase = std::tuple<CpuIsa, DType, DType>;  // of qkv, of the cache
+using RopeCase = std::tuple<Target, DType, DType>;  // of qkv, of the cache
 class RopeAppendKvTest : public testing::TestWithParam<RopeCase> {
  protected:
-  ScopedIsa isa_{std::get<0>(GetParam())};
+  void SetUp() override { CARAVAN_SKIP_WITHOUT(std::get<0>(GetParam())); }
 };
 
 struct RopeShape {
@@ -23,17 +23,18 @@ struct RopeShape {
   int32_t block_tokens;
 };
 
-// One call over three sequences: a fresh one, one that goes on in the middle of a block, one
-// without queries.
+// One call over a decoding sequence, padding, a fresh sequence, one without queries, one that goes
+// on in the middle of a block. `padding` elements follow each row of qkv.
 class RopeCall {
  public:
-  RopeCall(DType activations, DType kv_dtype, const RopeShape& shape)
+  RopeCall(const RopeCase& types, const RopeShape& shape, int64_t padding)
       : shape_(shape),
-        before_(Tensor::Random(
-            activations, 8, int64_t{shape.q_heads + 2 * shape.kv_heads} * shape.head_size, 1, 3)),
+        before_(Tensor::Random(std::get<1>(types), kTokens,
+                               int64_t{shape.q_heads + 2 * shape.kv_heads} * shape.head_size, 1,
+                               padding)),
         after_(before_),
         cos_sin_(DType::kFloat32, 64, shape.head_size, 2),
-        keys_(kv_dtype, kBlocks * shape.kv_heads * shape.block_tokens, shape.head_size),
+        keys_(std::get<2>(types), kBlocks * shape.kv_heads * shape.block_tokens, shape.head_size),
         values_(keys_) {
     const int32_t half = shape.head_size / 2;
     for (int64_t r = 0; r < 64; ++r) {
@@ -43,13 +44,10 @@ class RopeCall {
         cos_sin_.Set(r, half + i, std::sin(angle));
       }
     }
-    for (int64_t s = 0; s < 3; ++s) {
-      for (int64_t i = 0; i < kTableStride; ++i) {
-        table_.push_back(static_cast<int32_t>((7 * (s * kTableStride + i) + 5) % kBlocks));
-      }
+    for (int64_t i = 0; i < kSequences * kTableStride; ++i) {
+      table_.push_back(static_cast<int32_t>((7 * i + 5) % kBlocks));
     }
-    RopeAppendKv(after_.view(), cos_sin_.view(), rope_rows_,
-                 {starts_, contexts_, table_.data(), kTableStride}, Kv(), DeviceStream::Cpu());
+    Run(std::get<0>(types));
   }
 
   // Element d of head h of token t, rotated, with its bound: two products, one sum, one rounding.
@@ -69,20 +67,23 @@ class RopeCall {
   void CheckQueries() const {
     EXPECT_TRUE(IsClose(after_, [&](int64_t t, int64_t c) {
       const int64_t head = c / shape_.head_size;
-      if (head < shape_.q_heads) {
+      if (head < shape_.q_heads && !IsPadding(t)) {
         return Rotated(t, head, c % shape_.head_size, before_.dtype());
       }
-      return Expected{before_.at(t, c), 0};  // keys and values of qkv stay as they are
+      // Keys and values of qkv stay as they are, and so does padding.
+      return Expected{before_.at(t, c), 0};
     }));
   }
 
   void CheckCache() const {
     std::vector<int64_t> token_of_row(static_cast<size_t>(keys_.rows()), -1);
     std::vector<int64_t> head_of_row(token_of_row);
-    for (int64_t s = 0; s < 3; ++s) {
+    for (int64_t s = 0; s < kSequences; ++s) {
+      if (contexts_[s] == 0) continue;
       for (int64_t t = starts_[s]; t < starts_[s + 1]; ++t) {
         const int64_t position = contexts_[s] - (starts_[s + 1] - t);
-        const int64_t block = table_[s * kTableStride + position / shape_.block_tokens];
+        const int64_t block =
+            table_[table_rows_[s] * kTableStride + position / shape_.block_tokens];
         for (int64_t g = 0; g < shape_.kv_heads; ++g) {
           const int64_t row =
               (block * shape_.kv_heads + g) * shape_.block_tokens + position % shape_.block_tokens;
@@ -103,18 +104,31 @@ class RopeCall {
   }
 
  private:
+  static constexpr int64_t kSequences = 5;
+  static constexpr int64_t kTokens = 10;
   static constexpr int64_t kTableStride = 12;
-  static constexpr int64_t kBlocks = 36;
+  static constexpr int64_t kBlocks = 60;
 
-  KvCacheView Kv() {
-    return {.dtype = keys_.dtype(),
-            .keys = keys_.view().data,
-            .values = values_.view().data,
-            .num_blocks = kBlocks,
-            .block_tokens = shape_.block_tokens,
-            .kv_heads = shape_.kv_heads,
-            .head_size = shape_.head_size};
+  void Run(const Target& target) {
+    TargetRun run(target);
+    const KvCacheView kv = {.dtype = keys_.dtype(),
+                            .keys = run.Out(keys_).data,
+                            .values = run.Out(values_).data,
+                            .num_blocks = kBlocks,
+                            .block_tokens = shape_.block_tokens,
+                            .kv_heads = shape_.kv_heads,
+                            .head_size = shape_.head_size};
+    const PagedBatch batch = {.query_starts = run.In(starts_),
+                              .context_lengths = run.In(contexts_),
+                              .block_tables = run.In(table_).data(),
+                              .block_table_stride = kTableStride,
+                              .table_rows = run.In(table_rows_).data(),
+                              .num_decodes = 2};
+    RopeAppendKv(run.Out(after_), run.In(cos_sin_), run.In(rope_rows_), batch, kv, run.stream());
+    run.Finish();
   }
+
+  static bool IsPadding(int64_t t) { return t == 1; }
   void CheckCacheRow(int64_t row, int64_t token, int64_t head) const {
     Tensor value(values_.dtype(), 1, shape_.head_size);
     for (int64_t d = 0; d < shape_.head_size; ++d) {
@@ -133,14 +147,14 @@ class RopeCall {
   Tensor cos_sin_;
   Tensor keys_;
   Tensor values_;
-  std::vector<int32_t> starts_ = {0, 5, 5, 8};
-  std::vector<int32_t> contexts_ = {5, 9, 11};
-  std::vector<int32_t> rope_rows_ = {0, 1, 2, 3, 4, 8, 9, 63};
+  std::vector<int32_t> starts_ = {0, 1, 2, 7, 7, 10};
+  std::vector<int32_t> contexts_ = {12, 0, 5, 9, 11};
+  std::vector<int32_t> rope_rows_ = {11, -1, 0, 1, 2, 3, 4, 8, 9, 63};
+  std::vector<int32_t> table_rows_ = {3, 0, 4, 1, 2};
   std::vector<int32_t> table_;
 };
 
 TEST_P(RopeAppendKvTest, RotatesQueriesInPlaceAndKeysAndValuesIntoTheCache) {
-  const auto [isa, activations, kv] = GetParam();
   for (const RopeShape& shape : {RopeShape{1, 1, 2, 16},
                                  {4, 2, 32, 16},
                                  {3, 3, 64, 4},
@@ -150,14 +164,16 @@ TEST_P(RopeAppendKvTest, RotatesQueriesInPlaceAndKeysAndValuesIntoTheCache) {
                                  {1, 1, 256, 32}}) {
     SCOPED_TRACE(testing::Message()
                  << shape.q_heads << " / " << shape.kv_heads << " heads of " << shape.head_size);
-    const RopeCall call(activations, kv, shape);
-    call.CheckQueries();
-    call.CheckCache();
+    for (int64_t padding : {8, 3}) {  // aligned rows, and not
+      const RopeCall call(GetParam(), shape, padding);
+      call.CheckQueries();
+      call.CheckCache();
+    }
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Cpu, RopeAppendKvTest,
-                         testing::Combine(testing::ValuesIn(RunnableIsas()),
+INSTANTIATE_TEST_SUITE_P(All, RopeAppendKvTest,
+                         testing::Combine(testing::ValuesIn(AllTargets()),
                                           testing::ValuesIn(kAllDTypes),
                                           testing::ValuesIn(kAllDTypes)),
                          [](const auto& info) {
