@@ -4,6 +4,7 @@
 #include "kernels/device/cuda_check.h"
 #include "kernels/device/cuda_stream.h"
 #include "kernels/device/elements.cuh"
+#include "kernels/device/launch.cuh"
 #include "kernels/device/paged_attention.cuh"
 #include "kernels/paged_attention.h"
 
@@ -50,6 +51,8 @@ constexpr int kCopyThreads = 256;
 template <typename Piece>
 __global__ void CopyBlocksKernel(Piece* keys, Piece* values, int64_t block_pieces,
                                  const BlockCopy* copies, int count) {
+  ReleaseSuccessor();
+  WaitForPredecessor();
   const int64_t piece = int64_t{blockIdx.x} * kCopyThreads + threadIdx.x;
   if (piece >= block_pieces) return;
   Piece* memory = (blockIdx.y == 0 ? keys : values) + piece;
@@ -63,10 +66,9 @@ void LaunchCopy(const KvCacheView& kv, int64_t block_bytes, std::span<const Bloc
                 const CudaStream& stream) {
   const int64_t pieces = block_bytes / static_cast<int64_t>(sizeof(Piece));
   const dim3 grid(static_cast<unsigned>((pieces + kCopyThreads - 1) / kCopyThreads), 2);
-  CopyBlocksKernel<<<grid, kCopyThreads, 0, stream.handle()>>>(
-      static_cast<Piece*>(kv.keys), static_cast<Piece*>(kv.values), pieces, copies.data(),
-      static_cast<int>(copies.size()));
-  CARAVAN_CUDA_CHECK(cudaGetLastError());
+  LaunchDependent(CopyBlocksKernel<Piece>, {.grid = grid, .threads = kCopyThreads}, stream,
+                  static_cast<Piece*>(kv.keys), static_cast<Piece*>(kv.values), pieces,
+                  copies.data(), static_cast<int>(copies.size()));
 }
 
 }  // namespace

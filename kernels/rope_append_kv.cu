@@ -3,6 +3,7 @@
 #include "kernels/device/cuda_check.h"
 #include "kernels/device/cuda_stream.h"
 #include "kernels/device/elements.cuh"
+#include "kernels/device/launch.cuh"
 #include "kernels/rope_append_kv.h"
 
 namespace caravan::cuda {
@@ -87,6 +88,8 @@ __device__ void Rotate(const From* from, const float* cos_sin, int half, To* to)
 // threads of some blocks, and each has two wide loads in flight. Values are moved as pairs too.
 template <int N, typename In, typename Kv>
 __global__ void __launch_bounds__(kThreads) RopeAppendKvKernel(const RopeArguments a) {
+  ReleaseSuccessor();
+  WaitForPredecessor();
   const int token = static_cast<int>(blockIdx.x);
   const int half = a.head_size / 2;
   const int pieces = half / N;  // of a head
@@ -125,8 +128,8 @@ void Launch(const RopeArguments& arguments, int64_t tokens, const CudaStream& st
       int64_t{arguments.q_heads + 2 * arguments.kv_heads} * (arguments.head_size / 2 / N);
   const dim3 grid(static_cast<unsigned>(tokens),
                   static_cast<unsigned>((items + kThreads - 1) / kThreads));
-  RopeAppendKvKernel<N, In, Kv><<<grid, kThreads, 0, stream.handle()>>>(arguments);
-  CARAVAN_CUDA_CHECK(cudaGetLastError());
+  LaunchDependent(RopeAppendKvKernel<N, In, Kv>, {.grid = grid, .threads = kThreads}, stream,
+                  arguments);
 }
 
 }  // namespace

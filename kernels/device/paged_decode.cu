@@ -5,6 +5,7 @@
 
 #include "kernels/device/cuda_check.h"
 #include "kernels/device/elements.cuh"
+#include "kernels/device/launch.cuh"
 #include "kernels/device/paged_attention.cuh"
 #include "kernels/device/tensor_core.cuh"
 
@@ -343,6 +344,8 @@ __global__ void __launch_bounds__(DecodeShape<kCols>::kWarps * 32)
     DecodeKernel(const AttentionArguments a, const DecodePlan plan) {
   using Shape = DecodeShape<kCols>;
   extern __shared__ __align__(128) unsigned char memory[];
+  ReleaseSuccessor();
+  WaitForPredecessor();
   int* first_steps = reinterpret_cast<int*>(memory + Shape::kStagesBytes);
   CountSteps<Shape::kWarps * 32>(a, plan.count, first_steps);
   if (blockIdx.x == 0) {
@@ -350,9 +353,6 @@ __global__ void __launch_bounds__(DecodeShape<kCols>::kWarps * 32)
       plan.first_steps[s] = first_steps[s];
     }
   }
-#if __CUDA_ARCH__ >= 900
-  cudaTriggerProgrammaticLaunchCompletion();  // the merge's blocks may take their places
-#endif
   const StepLine line(plan, first_steps[plan.count]);
   const int warp = threadIdx.x / 32;
   const int64_t worker = int64_t{warp} * gridDim.x + blockIdx.x;  // few: one to an SM
@@ -413,13 +413,14 @@ struct MergedRow {
   }
 };
 
-// The warp's share of the partials, every blockDim.y-th, in ascending order.
+// The warp's share of the partials, every so many-th, in ascending order.
 __device__ MergedRow SumPartials(const Partials& partials, int head_size) {
-  const int column = threadIdx.x * kMergeColumns;
+  const int column = threadIdx.x % 32 * kMergeColumns;
+  const int warps = blockDim.x / 32;
   const float greatest = GreatestOf(partials);
   MergedRow result = {};
 #pragma unroll 4
-  for (int i = threadIdx.y; i < partials.count; i += blockDim.y) {
+  for (int i = threadIdx.x / 32; i < partials.count; i += warps) {
     const int64_t index = partials.IndexOf(i);
     const float2 stats = partials.plan.partial_stats[index];
     const float weight = Exp2(stats.x - greatest);
@@ -440,9 +441,8 @@ __device__ MergedRow SumPartials(const Partials& partials, int head_size) {
 template <typename T>
 __global__ void __launch_bounds__(32 * kMergeWarps)
     MergeKernel(const AttentionArguments a, const DecodePlan plan) {
-#if __CUDA_ARCH__ >= 900
-  cudaGridDependencySynchronize();
-#endif
+  ReleaseSuccessor();
+  WaitForPredecessor();
   const int unit = blockIdx.x / plan.unit_rows;
   const int row = blockIdx.x % plan.unit_rows;
   const int sequence = blockIdx.y;
@@ -458,10 +458,12 @@ __global__ void __launch_bounds__(32 * kMergeWarps)
   MergedRow merged = SumPartials(
       {plan, first_worker, static_cast<int>(last_worker - first_worker + 1), row}, a.head_size);
   extern __shared__ MergedRow shares[];  // [warps, lanes]
-  shares[threadIdx.y * 32 + threadIdx.x] = merged;
+  shares[threadIdx.x] = merged;
   __syncthreads();
-  if (threadIdx.y != 0) return;
-  for (unsigned w = 1; w < blockDim.y; ++w) merged.Add(shares[w * 32 + threadIdx.x]);
+  if (threadIdx.x >= 32) return;
+  for (unsigned other = threadIdx.x + 32; other < blockDim.x; other += 32) {
+    merged.Add(shares[other]);
+  }
   const int64_t head = int64_t{unit / plan.units_per_kv_head} * a.group + head_in_group;
   T* out = static_cast<T*>(a.out) + sequence * a.out_stride + head * a.head_size;
   for (int c = 0; c < 2; ++c) {
@@ -473,20 +475,6 @@ __global__ void __launch_bounds__(32 * kMergeWarps)
     }
     *reinterpret_cast<Pack<T, kMergeColumns>*>(out + column) = pack;
   }
-}
-
-// Starts a kernel whose blocks may take their places before the one in front of it has ended,
-// where the GPU can; it waits for that one by itself.
-template <typename... Parameters>
-void LaunchEarly(void (*kernel)(Parameters...), cudaLaunchConfig_t config, const CudaStream& stream,
-                 Parameters... parameters) {
-  cudaLaunchAttribute early = {};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  config.stream = stream.handle();
-  config.attrs = &early;
-  config.numAttrs = stream.device().compute_capability >= 90 ? 1 : 0;
-  CARAVAN_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, parameters...));
 }
 
 // The plan's memory, from the workspace.
@@ -521,17 +509,20 @@ void LaunchSlice(const AttentionArguments& a, int32_t count, int64_t max_context
   const int shared = Shape::kStagesBytes + (count + 1) * 4;
   CARAVAN_CUDA_CHECK(cudaFuncSetAttribute(DecodeKernel<T, kCols>,
                                           cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
-  DecodeKernel<T, kCols><<<blocks, Shape::kWarps * 32, shared, stream.handle()>>>(a, plan);
-  CARAVAN_CUDA_CHECK(cudaGetLastError());
+  LaunchDependent(DecodeKernel<T, kCols>,
+                  {.grid = dim3(static_cast<unsigned>(blocks)),
+                   .threads = Shape::kWarps * 32,
+                   .shared_bytes = static_cast<size_t>(shared)},
+                  stream, a, plan);
   // About as many partials a unit as there are workers for it.
   const int64_t partials = plan.workers / (count * units) + 1;
-  const unsigned warps = partials > 16 ? kMergeWarps : partials > 4 ? 2 : 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim =
-      dim3(static_cast<unsigned>(units * plan.unit_rows), static_cast<unsigned>(count));
-  config.blockDim = dim3(32, warps);
-  config.dynamicSmemBytes = warps * 32 * sizeof(MergedRow);
-  LaunchEarly(MergeKernel<T>, config, stream, a, plan);
+  const int warps = partials > 16 ? kMergeWarps : partials > 4 ? 2 : 1;
+  LaunchDependent(
+      MergeKernel<T>,
+      {.grid = dim3(static_cast<unsigned>(units * plan.unit_rows), static_cast<unsigned>(count)),
+       .threads = 32 * warps,
+       .shared_bytes = warps * 32 * sizeof(MergedRow)},
+      stream, a, plan);
 }
 
 template <typename T>

@@ -1,8 +1,11 @@
 // Attention for what the tensor-core kernels do not take: float32, mixed dtypes, odd head sizes,
 // rows that are not aligned.
+#include "kernels/device/any_dtype.cuh"
 #include "kernels/device/cuda_check.h"
 #include "kernels/device/elements.cuh"
+#include "kernels/device/launch.cuh"
 #include "kernels/device/paged_attention.cuh"
+#include "kernels/device/reduce.cuh"
 #include "kernels/device/tensor_core.cuh"
 
 namespace caravan::cuda {
@@ -13,30 +16,6 @@ constexpr int kWarpRows = 4;
 constexpr int kRows = kWarps * kWarpRows;
 constexpr int kPositions = 32;  // of a tile: one for each lane
 constexpr int kMostColumns = 8 * 32;
-
-__device__ float LoadElement(const void* data, DType dtype, int64_t index) {
-  switch (dtype) {
-    case DType::kFloat16:
-      return ToFloat(static_cast<const __half*>(data)[index]);
-    case DType::kBFloat16:
-      return ToFloat(static_cast<const __nv_bfloat16*>(data)[index]);
-    default:
-      return static_cast<const float*>(data)[index];
-  }
-}
-
-__device__ void StoreElement(void* data, DType dtype, int64_t index, float value) {
-  switch (dtype) {
-    case DType::kFloat16:
-      static_cast<__half*>(data)[index] = FromFloat<__half>(value);
-      break;
-    case DType::kBFloat16:
-      static_cast<__nv_bfloat16*>(data)[index] = FromFloat<__nv_bfloat16>(value);
-      break;
-    default:
-      static_cast<float*>(data)[index] = value;
-  }
-}
 
 // One tile in shared memory, as float32. Keys have one float of padding a row, so that lanes that
 // read one column of 32 rows meet no bank twice.
@@ -109,11 +88,6 @@ __device__ float WarpMax(float x) {
   return x;
 }
 
-__device__ float WarpSum(float x) {
-  for (int distance = 16; distance > 0; distance /= 2) x += __shfl_xor_sync(~0u, x, distance);
-  return x;
-}
-
 // Each lane scores one position for the warp's rows, then the softmax is folded by shuffles.
 __device__ void FoldTile(const AttentionArguments& a, const GenericTile& tile, const float* q,
                          int first, GenericState& state) {
@@ -152,6 +126,8 @@ template <typename Kv>
 __global__ void __launch_bounds__(32 * kWarps)
     GenericKernel(const AttentionArguments a, const AttentionTypes types) {
   extern __shared__ float floats[];
+  ReleaseSuccessor();
+  WaitForPredecessor();
   const RowTile place = FindRowTile<kRows>(a, 0, static_cast<int>(blockIdx.x) / a.kv_heads);
   if (place.sequence < 0) return;
   const GenericRows rows = RowsAt(a, place, static_cast<int>(blockIdx.x) % a.kv_heads);
@@ -204,9 +180,11 @@ void LaunchGenericAttention(const AttentionArguments& a, const AttentionTypes& t
     using Kv = typename decltype(kv)::type;
     CARAVAN_CUDA_CHECK(cudaFuncSetAttribute(GenericKernel<Kv>,
                                             cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
-    GenericKernel<Kv>
-        <<<static_cast<unsigned>(blocks), 32 * kWarps, shared, stream.handle()>>>(a, types);
-    CARAVAN_CUDA_CHECK(cudaGetLastError());
+    LaunchDependent(GenericKernel<Kv>,
+                    {.grid = dim3(static_cast<unsigned>(blocks)),
+                     .threads = 32 * kWarps,
+                     .shared_bytes = static_cast<size_t>(shared)},
+                    stream, a, types);
   });
 }
 

@@ -5,6 +5,7 @@
 
 #include "kernels/device/cuda_check.h"
 #include "kernels/device/elements.cuh"
+#include "kernels/device/launch.cuh"
 #include "kernels/device/paged_attention.cuh"
 #include "kernels/device/tensor_core.cuh"
 
@@ -275,6 +276,8 @@ __global__ void __launch_bounds__(kThreads, kCols > 128 ? 1 : 2)
     PrefillKernel(const AttentionArguments a, int first_sequence) {
   using Shape = PrefillShape<kCols>;
   extern __shared__ __align__(128) unsigned char memory[];
+  ReleaseSuccessor();
+  WaitForPredecessor();
   const int kv_head = static_cast<int>(blockIdx.x) % a.kv_heads;
   const int tile = static_cast<int>(gridDim.x - 1 - blockIdx.x) / a.kv_heads;
   const RowTile place = FindRowTile<Shape::kRows>(a, first_sequence, tile);
@@ -326,9 +329,11 @@ void LaunchShape(const AttentionArguments& a, int32_t first, int64_t rows, CudaS
   const int64_t tiles = rows * a.group / Shape::kRows + (a.num_sequences - first);
   CARAVAN_CUDA_CHECK(cudaFuncSetAttribute(
       PrefillKernel<T, kCols>, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kSharedBytes));
-  PrefillKernel<T, kCols><<<static_cast<unsigned>(tiles * a.kv_heads), kThreads,
-                            Shape::kSharedBytes, stream.handle()>>>(a, first);
-  CARAVAN_CUDA_CHECK(cudaGetLastError());
+  LaunchDependent(PrefillKernel<T, kCols>,
+                  {.grid = dim3(static_cast<unsigned>(tiles * a.kv_heads)),
+                   .threads = kThreads,
+                   .shared_bytes = Shape::kSharedBytes},
+                  stream, a, first);
 }
 
 template <typename T>
