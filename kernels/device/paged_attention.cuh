@@ -66,25 +66,39 @@ struct AttentionTypes {
 void LaunchGenericAttention(const AttentionArguments& arguments, const AttentionTypes& types,
                             int64_t rows, CudaStream& stream);
 
-// Which rows one thread block works at: tile `tile` of sequence `sequence`.
-struct RowTile {
+// The rows of one thread block: (token, head of the group) pairs of one KV head, token by token.
+struct RowBlock {
   int sequence = -1;  // none: the block has nothing to do
-  int tile = 0;
+  int kv_head;
+  int first_row;
+  int end_row;
+  int first_token;     // of the sequence, in q and out
+  int first_position;  // of the sequence's first token
+  int positions;       // that its last row sees
+
+  __device__ int PositionOf(const AttentionArguments& a, int row) const {
+    return first_position + row / a.group;
+  }
+  // Elements of q or out in front of a row.
+  __device__ int64_t OffsetOf(const AttentionArguments& a, int row, int64_t stride) const {
+    const int token = row / a.group;
+    const int head = kv_head * a.group + row - token * a.group;
+    return (first_token + token) * stride + int64_t{head} * a.head_size;
+  }
 };
 
-// The place of the `index`th tile of kTileRows (token, head of a group) rows among the sequences
-// [first, num_sequences). For whole warps: lanes look at one sequence each, 32 at a time. Padding
-// has no tiles.
-template <int kTileRows>
-__device__ RowTile FindRowTile(const AttentionArguments& a, int first, int index) {
+// Of the `index`th tile of kRows rows among the sequences [first, num_sequences), the sequence
+// and the tile's number in it. For whole warps: lanes look at one sequence each, 32 at a time.
+// Padding has no tiles.
+template <int kRows>
+__device__ int2 FindRowTile(const AttentionArguments& a, int first, int index) {
   const int lane = threadIdx.x % 32;
   int before = 0;
   for (int base = first; base < a.num_sequences; base += 32) {
     const int s = base + lane;
     int tiles = 0;
     if (s < a.num_sequences && a.context_lengths[s] > 0) {
-      const int rows = (a.query_starts[s + 1] - a.query_starts[s]) * a.group;
-      tiles = (rows + kTileRows - 1) / kTileRows;
+      tiles = ((a.query_starts[s + 1] - a.query_starts[s]) * a.group + kRows - 1) / kRows;
     }
     int through = tiles;
     for (int distance = 1; distance < 32; distance *= 2) {
@@ -98,7 +112,32 @@ __device__ RowTile FindRowTile(const AttentionArguments& a, int first, int index
     }
     before += __shfl_sync(~0u, through, 31);
   }
-  return {};
+  return {-1, 0};
+}
+
+// The rows of this thread block in a grid of NumRowBlocks: the sequences' last tiles, which see
+// most positions, come first, so that the last blocks to start are short.
+template <int kRows>
+__device__ RowBlock FindRowBlock(const AttentionArguments& a, int first_sequence) {
+  const int tile = static_cast<int>(gridDim.x - 1 - blockIdx.x) / a.kv_heads;
+  const int2 place = FindRowTile<kRows>(a, first_sequence, tile);
+  RowBlock block;
+  block.sequence = place.x;
+  if (block.sequence < 0) return block;
+  block.kv_head = static_cast<int>(blockIdx.x) % a.kv_heads;
+  block.first_token = a.query_starts[block.sequence];
+  const int tokens = a.query_starts[block.sequence + 1] - block.first_token;
+  block.first_row = place.y * kRows;
+  block.end_row = min(block.first_row + kRows, tokens * a.group);
+  block.first_position = a.context_lengths[block.sequence] - tokens;
+  block.positions = block.PositionOf(a, block.end_row - 1) + 1;
+  return block;
+}
+
+// As many thread blocks as `rows` query rows in all can need.
+inline unsigned NumRowBlocks(const AttentionArguments& a, int first, int64_t rows, int tile_rows) {
+  const int64_t tiles = rows * a.group / tile_rows + (a.num_sequences - first);
+  return static_cast<unsigned>(tiles * a.kv_heads);
 }
 
 }  // namespace caravan::cuda

@@ -6,6 +6,7 @@
 #include "kernels/device/cuda_check.h"
 #include "kernels/device/elements.cuh"
 #include "kernels/device/launch.cuh"
+#include "kernels/device/online_softmax.cuh"
 #include "kernels/device/paged_attention.cuh"
 #include "kernels/device/tensor_core.cuh"
 
@@ -123,8 +124,7 @@ template <int kCols>
 struct DecodeState {
   uint32_t q[kCols / 16][4];
   float out[kCols / 8][4];
-  float maximum[2];  // of rows lane / 4 and lane / 4 + 8
-  float sum[2];      // of this lane's columns
+  SoftmaxRows rows;
 };
 
 // Queries as fragments of A, zero where the unit has no row or the head no element.
@@ -149,10 +149,7 @@ __device__ void StartUnit(const AttentionArguments& a, const DecodePart& part,
   for (auto& fragment : state.out) {
     for (float& x : fragment) x = 0;
   }
-  for (int h = 0; h < 2; ++h) {
-    state.maximum[h] = -INFINITY;
-    state.sum[h] = 0;
-  }
+  state.rows = {};
 }
 
 // Starts to copy the keys and values of one step. `offset` is that of its first position, of use
@@ -181,9 +178,9 @@ __device__ void CopyStep(const AttentionArguments& a, const DecodePart& part, co
   }
 }
 
-// scores = q · keysᵀ for 16 positions, scaled; -inf from `visible` positions on.
+// scores = q · keysᵀ for 16 positions; -inf from `visible` positions on.
 template <typename T, int kCols>
-__device__ void ScoreStep(const DecodeState<kCols>& state, uint32_t keys, float scale, int visible,
+__device__ void ScoreStep(const DecodeState<kCols>& state, uint32_t keys, int visible,
                           float (&scores)[2][4]) {
   const int lane = threadIdx.x % 32;
   const FragmentAddress<kCols> address = AddressOfColumnsB<kCols>(lane);
@@ -194,45 +191,12 @@ __device__ void ScoreStep(const DecodeState<kCols>& state, uint32_t keys, float 
     MultiplyAdd<T>(scores[0], state.q[k], b[0], b[1]);
     MultiplyAdd<T>(scores[1], state.q[k], b[2], b[3]);
   }
+  if (visible >= kStep) return;
 #pragma unroll
   for (int n = 0; n < 2; ++n) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const int column = n * 8 + lane % 4 * 2 + i % 2;
-      scores[n][i] = column < visible ? scores[n][i] * scale : -INFINITY;
-    }
-  }
-}
-
-// Makes weights of the scores, and scales what was summed before to the new maximum.
-template <int kCols>
-__device__ void FoldScores(DecodeState<kCols>& state, float (&scores)[2][4]) {
-  float correction[2];
-#pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    float maximum = fmaxf(fmaxf(scores[0][2 * h], scores[0][2 * h + 1]),
-                          fmaxf(scores[1][2 * h], scores[1][2 * h + 1]));
-    maximum = fmaxf(maximum, __shfl_xor_sync(~0u, maximum, 1));
-    maximum = fmaxf(maximum, __shfl_xor_sync(~0u, maximum, 2));
-    maximum = fmaxf(maximum, state.maximum[h]);
-    correction[h] = Exp2(state.maximum[h] - maximum);
-    state.maximum[h] = maximum;
-    float sum = 0;
-#pragma unroll
-    for (int n = 0; n < 2; ++n) {
-#pragma unroll
-      for (int i = 2 * h; i < 2 * h + 2; ++i) {
-        scores[n][i] = Exp2(scores[n][i] - maximum);
-        sum += scores[n][i];
-      }
-    }
-    state.sum[h] = state.sum[h] * correction[h] + sum;
-  }
-  if (__any_sync(~0u, correction[0] != 1 || correction[1] != 1)) {
-#pragma unroll
-    for (auto& fragment : state.out) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) fragment[i] *= correction[i / 2];
+      if (n * 8 + lane % 4 * 2 + i % 2 >= visible) scores[n][i] = -INFINITY;
     }
   }
 }
@@ -241,11 +205,12 @@ template <typename T, int kCols>
 __device__ void AttendStep(const AttentionArguments& a, DecodeState<kCols>& state, uint32_t shared,
                            int visible) {
   float scores[2][4] = {};
-  ScoreStep<T>(state, shared, a.scale, visible, scores);
-  FoldScores(state, scores);
-  const uint32_t weights[4] = {
-      PackPair<T>(scores[0][0], scores[0][1]), PackPair<T>(scores[0][2], scores[0][3]),
-      PackPair<T>(scores[1][0], scores[1][1]), PackPair<T>(scores[1][2], scores[1][3])};
+  ScoreStep<T>(state, shared, visible, scores);
+  float correction[2];
+  FoldScores(a.scale, scores, state.rows, correction);
+  Correct(correction, state.out);
+  uint32_t weights[4];
+  PackWeights<T>(scores, 0, weights);
   const FragmentAddress<kCols> address = AddressOfRowsB<kCols>(threadIdx.x % 32);
   const uint32_t values = shared + SwizzledTile<kCols>::Bytes(kStep);
 #pragma unroll
@@ -285,10 +250,6 @@ __device__ void AttendPart(const AttentionArguments& a, const DecodePart& part, 
     AttendStep<T>(a, state, stages + stage * Shape::kStageBytes, part.context - step * kStep);
     stage = stage == Shape::kStages - 1 ? 0 : stage + 1;
   }
-  for (int h = 0; h < 2; ++h) {
-    state.sum[h] += __shfl_xor_sync(~0u, state.sum[h], 1);
-    state.sum[h] += __shfl_xor_sync(~0u, state.sum[h], 2);
-  }
 }
 
 // The whole unit is done: its output rows.
@@ -301,8 +262,8 @@ __device__ void StoreUnit(const AttentionArguments& a, const DecodePart& part,
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const int row = lane / 4 + 8 * h;
+    const float factor = 1 / state.rows.Total(h);
     if (row >= part.rows) continue;
-    const float factor = 1 / state.sum[h];
 #pragma unroll
     for (int n = 0; n < kCols / 8; ++n) {
       if (n * 8 >= a.head_size) continue;
@@ -321,6 +282,7 @@ __device__ void StorePartial(const AttentionArguments& a, const DecodePlan& plan
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const int row = lane / 4 + 8 * h;
+    const float total = state.rows.Total(h);
     if (row >= part.rows) continue;
     const int64_t index = partial * plan.unit_rows + row;
     float* sums = plan.partial_sums + index * a.head_size + lane % 4 * 2;
@@ -331,7 +293,7 @@ __device__ void StorePartial(const AttentionArguments& a, const DecodePlan& plan
           make_float2(state.out[n][2 * h], state.out[n][2 * h + 1]);
     }
     if (lane % 4 == 0) {
-      plan.partial_stats[index] = make_float2(state.maximum[h], state.sum[h]);
+      plan.partial_stats[index] = make_float2(state.rows.maximum[h], total);
     }
   }
 }

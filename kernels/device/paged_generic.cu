@@ -25,40 +25,9 @@ struct GenericTile {
   float* values;  // [kPositions, head_size]
 };
 
-// A block's rows and what they see.
-struct GenericRows {
-  int sequence;
-  int kv_head;
-  int first_row;
-  int end_row;
-  int first_token;
-  int first_position;
-  int positions;
-};
-
-__device__ GenericRows RowsAt(const AttentionArguments& a, const RowTile& tile, int kv_head) {
-  GenericRows rows;
-  rows.sequence = tile.sequence;
-  rows.kv_head = kv_head;
-  rows.first_token = a.query_starts[tile.sequence];
-  const int tokens = a.query_starts[tile.sequence + 1] - rows.first_token;
-  rows.first_row = tile.tile * kRows;
-  rows.end_row = min(rows.first_row + kRows, tokens * a.group);
-  rows.first_position = a.context_lengths[tile.sequence] - tokens;
-  rows.positions = rows.first_position + (rows.end_row - 1) / a.group + 1;
-  return rows;
-}
-
-__device__ int64_t ElementOf(const AttentionArguments& a, const GenericRows& rows, int row,
-                             int64_t stride) {
-  const int token = row / a.group;
-  const int head = rows.kv_head * a.group + row - token * a.group;
-  return (rows.first_token + token) * stride + int64_t{head} * a.head_size;
-}
-
 // Positions that no row sees are zeroed: the cache may hold anything there.
 template <typename Kv>
-__device__ void LoadTile(const AttentionArguments& a, const GenericRows& rows, const int32_t* table,
+__device__ void LoadTile(const AttentionArguments& a, const RowBlock& rows, const int32_t* table,
                          int first, const GenericTile& tile) {
   const int lane = threadIdx.x % 32;
   for (int p = threadIdx.x / 32; p < kPositions; p += kWarps) {
@@ -128,9 +97,8 @@ __global__ void __launch_bounds__(32 * kWarps)
   extern __shared__ float floats[];
   ReleaseSuccessor();
   WaitForPredecessor();
-  const RowTile place = FindRowTile<kRows>(a, 0, static_cast<int>(blockIdx.x) / a.kv_heads);
-  if (place.sequence < 0) return;
-  const GenericRows rows = RowsAt(a, place, static_cast<int>(blockIdx.x) % a.kv_heads);
+  const RowBlock rows = FindRowBlock<kRows>(a, 0);
+  if (rows.sequence < 0) return;
   const GenericTile tile = {floats, floats + kRows * a.head_size,
                             floats + kRows * a.head_size + kPositions * (a.head_size + 1)};
   const int lane = threadIdx.x % 32;
@@ -139,9 +107,9 @@ __global__ void __launch_bounds__(32 * kWarps)
   GenericState state;
   for (int r = 0; r < kWarpRows; ++r) {
     state.maximum[r] = -INFINITY;
-    state.position[r] = rows.first_position + (first_row + r) / a.group;
+    state.position[r] = rows.PositionOf(a, first_row + r);
     const bool valid = first_row + r < rows.end_row;
-    const int64_t source = valid ? ElementOf(a, rows, first_row + r, a.q_stride) : 0;
+    const int64_t source = valid ? rows.OffsetOf(a, first_row + r, a.q_stride) : 0;
     for (int d = lane; d < a.head_size; d += 32) {
       tile.q[(warp * kWarpRows + r) * a.head_size + d] =
           valid ? LoadElement(a.q, types.q, source + d) : 0;
@@ -156,7 +124,7 @@ __global__ void __launch_bounds__(32 * kWarps)
   }
   for (int r = 0; r < kWarpRows; ++r) {
     if (first_row + r >= rows.end_row) break;
-    const int64_t target = ElementOf(a, rows, first_row + r, a.out_stride);
+    const int64_t target = rows.OffsetOf(a, first_row + r, a.out_stride);
 #pragma unroll
     for (int c = 0; c < kMostColumns / 32; ++c) {
       const int d = lane + 32 * c;
@@ -173,7 +141,6 @@ void LaunchGenericAttention(const AttentionArguments& a, const AttentionTypes& t
                             CudaStream& stream) {
   CARAVAN_CHECK(a.head_size <= kMostColumns, "head size ", a.head_size, ", CUDA takes up to ",
                 kMostColumns);
-  const int64_t blocks = (rows * a.group / kRows + a.num_sequences) * a.kv_heads;
   const int shared =
       4 * (kRows * a.head_size + kPositions * (a.head_size + 1) + kPositions * a.head_size);
   WithType(types.kv, [&](auto kv) {
@@ -181,7 +148,7 @@ void LaunchGenericAttention(const AttentionArguments& a, const AttentionTypes& t
     CARAVAN_CUDA_CHECK(cudaFuncSetAttribute(GenericKernel<Kv>,
                                             cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
     LaunchDependent(GenericKernel<Kv>,
-                    {.grid = dim3(static_cast<unsigned>(blocks)),
+                    {.grid = dim3(NumRowBlocks(a, 0, rows, kRows)),
                      .threads = 32 * kWarps,
                      .shared_bytes = static_cast<size_t>(shared)},
                     stream, a, types);

@@ -6,6 +6,7 @@
 #include "kernels/device/cuda_check.h"
 #include "kernels/device/elements.cuh"
 #include "kernels/device/launch.cuh"
+#include "kernels/device/online_softmax.cuh"
 #include "kernels/device/paged_attention.cuh"
 #include "kernels/device/tensor_core.cuh"
 
@@ -29,39 +30,6 @@ struct PrefillShape {
   static constexpr int kSharedBytes = kQueryBytes + 2 * kStageBytes;
 };
 
-// The rows of one block: (token, head of the group) pairs of one KV head, token by token.
-struct RowBlock {
-  int sequence;
-  int kv_head;
-  int first_row;
-  int end_row;
-  int first_token;     // of the sequence, in q and out
-  int first_position;  // of the sequence's first token
-  int positions;       // that its last row sees
-};
-
-template <int kRows>
-__device__ RowBlock MakeRowBlock(const AttentionArguments& a, const RowTile& tile, int kv_head) {
-  RowBlock block;
-  block.sequence = tile.sequence;
-  block.kv_head = kv_head;
-  block.first_token = a.query_starts[tile.sequence];
-  const int tokens = a.query_starts[tile.sequence + 1] - block.first_token;
-  block.first_row = tile.tile * kRows;
-  block.end_row = min(block.first_row + kRows, tokens * a.group);
-  block.first_position = a.context_lengths[tile.sequence] - tokens;
-  block.positions = block.first_position + (block.end_row - 1) / a.group + 1;
-  return block;
-}
-
-// Elements of q or out in front of a row.
-__device__ int64_t RowOffset(const AttentionArguments& a, const RowBlock& block, int row,
-                             int64_t stride) {
-  const int token = row / a.group;
-  const int head = block.kv_head * a.group + row - token * a.group;
-  return (block.first_token + token) * stride + int64_t{head} * a.head_size;
-}
-
 template <typename T, int kCols>
 __device__ void CopyQueries(const AttentionArguments& a, const RowBlock& block, uint32_t shared) {
   using Tile = SwizzledTile<kCols>;
@@ -72,7 +40,7 @@ __device__ void CopyQueries(const AttentionArguments& a, const RowBlock& block, 
     const int chunk = i % Tile::kChunks;
     const bool valid = block.first_row + row < block.end_row && chunk * 8 < a.head_size;
     const int64_t source =
-        valid ? RowOffset(a, block, block.first_row + row, a.q_stride) + chunk * 8 : 0;
+        valid ? block.OffsetOf(a, block.first_row + row, a.q_stride) + chunk * 8 : 0;
     CopyAsync16(shared + Tile::Offset(row, chunk), static_cast<const T*>(a.q) + source, valid);
   }
 }
@@ -103,8 +71,7 @@ struct PrefillState {
   static constexpr int kRowTiles = PrefillShape<kCols>::kRowTiles;
 
   float out[kRowTiles][kCols / 8][4];
-  float maximum[kRowTiles][2];
-  float sum[kRowTiles][2];  // of this lane's columns
+  SoftmaxRows rows[kRowTiles];
   int position[kRowTiles][2];
 };
 
@@ -122,10 +89,7 @@ __device__ void StartRows(const AttentionArguments& a, const RowBlock& block, in
       for (float& x : fragment) x = 0;
     }
     for (int h = 0; h < 2; ++h) {
-      state.maximum[m][h] = -INFINITY;
-      state.sum[m][h] = 0;
-      state.position[m][h] =
-          block.first_position + (first_row + m * 16 + h * 8 + lane / 4) / a.group;
+      state.position[m][h] = block.PositionOf(a, first_row + m * 16 + h * 8 + lane / 4);
     }
   }
 }
@@ -169,39 +133,14 @@ __device__ void MaskTile(const PrefillState<kCols>& state, int first, Scores<kCo
   }
 }
 
-// Makes weights of one row tile's scores, and scales what was summed before to the new maxima. A
-// row's first tile has a position that it sees, so that no maximum stays -inf.
+// Makes weights of the scores. A row's first tile has a position that it sees.
 template <int kCols>
-__device__ void FoldScores(float scale, PrefillState<kCols>& state, int m,
-                           float (&scores)[PrefillShape<kCols>::kPositions / 8][4]) {
-  float correction[2];
+__device__ void FoldTile(float scale, PrefillState<kCols>& state, Scores<kCols>& scores) {
 #pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    float maximum = -INFINITY;
-#pragma unroll
-    for (const auto& s : scores) maximum = fmaxf(maximum, fmaxf(s[2 * h], s[2 * h + 1]));
-    maximum = fmaxf(maximum, __shfl_xor_sync(~0u, maximum, 1));
-    maximum = fmaxf(maximum, __shfl_xor_sync(~0u, maximum, 2));
-    maximum = fmaxf(maximum * scale, state.maximum[m][h]);
-    correction[h] = Exp2(state.maximum[m][h] - maximum);
-    state.maximum[m][h] = maximum;
-    float sum = 0;
-#pragma unroll
-    for (auto& s : scores) {
-#pragma unroll
-      for (int i = 2 * h; i < 2 * h + 2; ++i) {
-        s[i] = Exp2(__fmaf_rn(s[i], scale, -maximum));
-        sum += s[i];
-      }
-    }
-    state.sum[m][h] = state.sum[m][h] * correction[h] + sum;
-  }
-  if (__any_sync(~0u, correction[0] != 1 || correction[1] != 1)) {
-#pragma unroll
-    for (auto& fragment : state.out[m]) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) fragment[i] *= correction[i / 2];
-    }
+  for (int m = 0; m < state.kRowTiles; ++m) {
+    float correction[2];
+    FoldScores(scale, scores[m], state.rows[m], correction);
+    Correct(correction, state.out[m]);
   }
 }
 
@@ -214,13 +153,7 @@ __device__ void WeighValues(const Scores<kCols>& scores, uint32_t values,
   for (int k = 0; k < Shape::kPositions / 16; ++k) {
     uint32_t weights[Shape::kRowTiles][4];
 #pragma unroll
-    for (int m = 0; m < Shape::kRowTiles; ++m) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float* pair = &scores[m][2 * k + i / 2][i % 2 * 2];
-        weights[m][i] = PackPair<T>(pair[0], pair[1]);
-      }
-    }
+    for (int m = 0; m < Shape::kRowTiles; ++m) PackWeights<T>(scores[m], k, weights[m]);
 #pragma unroll
     for (int n = 0; n < kCols / 16; ++n) {
       uint32_t b[4];
@@ -245,10 +178,7 @@ __device__ void StoreRows(const AttentionArguments& a, const RowBlock& block, in
   for (int m = 0; m < state.kRowTiles; ++m) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      float sum = state.sum[m][h];
-      sum += __shfl_xor_sync(~0u, sum, 1);
-      sum += __shfl_xor_sync(~0u, sum, 2);
-      const float factor = 1 / sum;
+      const float factor = 1 / state.rows[m].Total(h);
 #pragma unroll
       for (int n = 0; n < kCols / 8; ++n) {
         const float* pair = &state.out[m][n][2 * h];
@@ -263,14 +193,14 @@ __device__ void StoreRows(const AttentionArguments& a, const RowBlock& block, in
     const int row = i / Tile::kChunks;
     const int chunk = i % Tile::kChunks;
     if (first_row + row >= block.end_row || chunk * 8 >= a.head_size) continue;
-    T* out = static_cast<T*>(a.out) + RowOffset(a, block, first_row + row, a.out_stride);
+    T* out = static_cast<T*>(a.out) + block.OffsetOf(a, first_row + row, a.out_stride);
     *reinterpret_cast<uint4*>(out + chunk * 8) =
         *reinterpret_cast<const uint4*>(memory + Tile::Offset(row, chunk));
   }
 }
 
-// A block per (tile of rows, KV head), the tiles with most positions first so that the last to
-// start are short. Scores stay in registers: they are the fragments that weigh the values.
+// A block per (tile of rows, KV head): rows share the tiles of keys and values. Scores stay in
+// registers: they are the fragments that weigh the values.
 template <typename T, int kCols>
 __global__ void __launch_bounds__(kThreads, kCols > 128 ? 1 : 2)
     PrefillKernel(const AttentionArguments a, int first_sequence) {
@@ -278,11 +208,8 @@ __global__ void __launch_bounds__(kThreads, kCols > 128 ? 1 : 2)
   extern __shared__ __align__(128) unsigned char memory[];
   ReleaseSuccessor();
   WaitForPredecessor();
-  const int kv_head = static_cast<int>(blockIdx.x) % a.kv_heads;
-  const int tile = static_cast<int>(gridDim.x - 1 - blockIdx.x) / a.kv_heads;
-  const RowTile place = FindRowTile<Shape::kRows>(a, first_sequence, tile);
-  if (place.sequence < 0) return;
-  const RowBlock block = MakeRowBlock<Shape::kRows>(a, place, kv_head);
+  const RowBlock block = FindRowBlock<Shape::kRows>(a, first_sequence);
+  if (block.sequence < 0) return;
   const int32_t* table = a.TableOf(block.sequence);
   const uint32_t shared = SharedAddress(memory);
   CopyQueries<T, kCols>(a, block, shared);
@@ -294,10 +221,9 @@ __global__ void __launch_bounds__(kThreads, kCols > 128 ? 1 : 2)
   const int first_row = block.first_row + warp * kWarpRows;
   const uint32_t queries = shared + warp * SwizzledTile<kCols>::Bytes(kWarpRows);
   const int end_row = min(first_row + kWarpRows, block.end_row);
-  const int first_position = block.first_position + first_row / a.group;
+  const int first_position = block.PositionOf(a, first_row);
   // Positions that the warp's last row sees; none where it has no row.
-  const int warp_positions =
-      end_row > first_row ? block.first_position + (end_row - 1) / a.group + 1 : 0;
+  const int warp_positions = end_row > first_row ? block.PositionOf(a, end_row - 1) + 1 : 0;
   PrefillState<kCols> state;
   StartRows(a, block, first_row, state);
   for (int first = 0, stage = 0; first < block.positions; first += Shape::kPositions, stage ^= 1) {
@@ -314,8 +240,7 @@ __global__ void __launch_bounds__(kThreads, kCols > 128 ? 1 : 2)
     Scores<kCols> scores = {};
     ScoreTile<T, kCols>(queries, keys, scores);
     if (first + Shape::kPositions > first_position + 1) MaskTile<kCols>(state, first, scores);
-#pragma unroll
-    for (int m = 0; m < Shape::kRowTiles; ++m) FoldScores(a.scale, state, m, scores[m]);
+    FoldTile<kCols>(a.scale, state, scores);
     WeighValues<T, kCols>(scores, keys + Shape::kTileBytes, state);
   }
   if (warp_positions == 0) return;
@@ -326,11 +251,10 @@ __global__ void __launch_bounds__(kThreads, kCols > 128 ? 1 : 2)
 template <typename T, int kCols>
 void LaunchShape(const AttentionArguments& a, int32_t first, int64_t rows, CudaStream& stream) {
   using Shape = PrefillShape<kCols>;
-  const int64_t tiles = rows * a.group / Shape::kRows + (a.num_sequences - first);
   CARAVAN_CUDA_CHECK(cudaFuncSetAttribute(
       PrefillKernel<T, kCols>, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kSharedBytes));
   LaunchDependent(PrefillKernel<T, kCols>,
-                  {.grid = dim3(static_cast<unsigned>(tiles * a.kv_heads)),
+                  {.grid = dim3(NumRowBlocks(a, first, rows, Shape::kRows)),
                    .threads = kThreads,
                    .shared_bytes = Shape::kSharedBytes},
                   stream, a, first);
