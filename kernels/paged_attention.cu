@@ -1,6 +1,8 @@
 #include <bit>
 #include <numbers>
+#include <string>
 
+#include "kernels/device/attention_paths.h"
 #include "kernels/device/cuda_check.h"
 #include "kernels/device/cuda_stream.h"
 #include "kernels/device/elements.cuh"
@@ -44,6 +46,11 @@ bool FitsTensorCores(ConstMatrixView q, const KvCacheView& kv, MatrixView out) {
          IsAligned16(kv.keys) && IsAligned16(kv.values);
 }
 
+bool HasHopperPath(const CudaStream& stream) {
+  static const bool built = BuiltArchitectures().find("90a") != std::string::npos;
+  return built && stream.device().compute_capability == 90;
+}
+
 constexpr int kCopyThreads = 256;
 
 // A thread per N-byte piece of a block, keys and values, over all pairs: pairs are in order, and
@@ -73,8 +80,8 @@ void LaunchCopy(const KvCacheView& kv, int64_t block_bytes, std::span<const Bloc
 
 }  // namespace
 
-void PagedAttention(ConstMatrixView q, const KvCacheView& kv, const PagedBatch& batch, float scale,
-                    MatrixView out, CudaStream& stream) {
+void PagedAttentionBy(AttentionPath path, ConstMatrixView q, const KvCacheView& kv,
+                      const PagedBatch& batch, float scale, MatrixView out, CudaStream& stream) {
   if (batch.num_sequences() == 0) return;
   const AttentionArguments arguments = MakeArguments(q, kv, batch, scale, out);
   if (!FitsTensorCores(q, kv, out)) {
@@ -89,9 +96,17 @@ void PagedAttention(ConstMatrixView q, const KvCacheView& kv, const PagedBatch& 
     LaunchDecodeAttention(arguments, kv.dtype, decodes,
                           batch.max_decode_context > 0 ? batch.max_decode_context : most, stream);
   }
-  if (decodes < batch.num_sequences() && decodes < q.rows) {
+  if (decodes >= batch.num_sequences() || decodes >= q.rows) return;
+  if (path == AttentionPath::kBest && kv.head_size <= 128 && HasHopperPath(stream)) {
+    LaunchHopperPrefillAttention(arguments, kv.dtype, decodes, q.rows - decodes, stream);
+  } else {
     LaunchPrefillAttention(arguments, kv.dtype, decodes, q.rows - decodes, stream);
   }
+}
+
+void PagedAttention(ConstMatrixView q, const KvCacheView& kv, const PagedBatch& batch, float scale,
+                    MatrixView out, CudaStream& stream) {
+  PagedAttentionBy(AttentionPath::kBest, q, kv, batch, scale, out, stream);
 }
 
 void CopyKvBlocks(const KvCacheView& kv, std::span<const BlockCopy> copies, CudaStream& stream) {

@@ -57,6 +57,10 @@ void LaunchDecodeAttention(const AttentionArguments& arguments, DType dtype, int
 void LaunchPrefillAttention(const AttentionArguments& arguments, DType dtype, int32_t first,
                             int64_t rows, CudaStream& stream);
 
+// The same on sm_90a, for head sizes up to 128.
+void LaunchHopperPrefillAttention(const AttentionArguments& arguments, DType dtype, int32_t first,
+                                  int64_t rows, CudaStream& stream);
+
 // The same for any dtypes and any head size up to 256, without tensor cores.
 struct AttentionTypes {
   DType q;

@@ -1,8 +1,6 @@
 // Prefill attention after FlashAttention-2 (Dao 2023, arXiv:2307.08691) over paged KV: a block
 // keeps its query rows and walks along the positions they see, in tiles from the first one on, so
 // that the bits of a row do not depend on what else is in its batch.
-#include <algorithm>
-
 #include "kernels/device/cuda_check.h"
 #include "kernels/device/elements.cuh"
 #include "kernels/device/launch.cuh"
@@ -174,6 +172,7 @@ __device__ void StoreRows(const AttentionArguments& a, const RowBlock& block, in
                           PrefillState<kCols>& state, unsigned char* memory) {
   using Tile = SwizzledTile<kCols>;
   const int lane = threadIdx.x % 32;
+  __syncwarp();  // all lanes have read the queries
 #pragma unroll
   for (int m = 0; m < state.kRowTiles; ++m) {
 #pragma unroll

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/check.h"
+#include "kernels/device/attention_paths.h"
 #include "kernels/device/device_memory.h"
 #include "kernels/dummy_fill.h"
 #include "kernels/paged_attention.h"
@@ -99,11 +100,11 @@ class DeviceBatch {
             .max_prefill_context = shape_.context};
   }
   int64_t rows() const { return int64_t{shape_.sequences} * shape_.queries; }
-  void Attend(int i, CudaStream& stream) const {
+  void Attend(cuda::AttentionPath path, int i, CudaStream& stream) const {
     const void* q = memory_.q.data();
-    PagedAttention(DenseMatrix(q, shape_.dtype, rows(), shape_.columns()), kv_, Part(i), 0.088f,
-                   DenseMatrix(memory_.out.data(), shape_.dtype, rows(), shape_.columns()),
-                   DeviceStream::Cuda(stream));
+    PagedAttentionBy(
+        path, DenseMatrix(q, shape_.dtype, rows(), shape_.columns()), kv_, Part(i), 0.088f,
+        DenseMatrix(memory_.out.data(), shape_.dtype, rows(), shape_.columns()), stream);
   }
   const KvCacheView& kv() const { return kv_; }
   const Memory& memory() const { return memory_; }
@@ -126,13 +127,17 @@ class DeviceBatch {
   DeviceMemory contexts_;
 };
 
-std::string LabelOf(const Shape& shape, bool batch_invariant) {
+enum Way : int64_t { kFast, kInvariant, kPortable };
+
+std::string LabelOf(const Shape& shape, Way way) {
   return std::to_string(shape.q_heads) + "/" + std::to_string(shape.kv_heads) + " heads of " +
          std::to_string(shape.head_size) + " " + NameOf(shape.dtype) +
-         (batch_invariant ? " batch invariant" : "");
+         (way == kInvariant  ? " batch invariant"
+          : way == kPortable ? " portable"
+                             : "");
 }
 
-// args: query heads, KV heads, head size, sequences, queries, context, dtype, batch invariant.
+// args: query heads, KV heads, head size, sequences, queries, context, dtype, way.
 Shape ShapeOf(const benchmark::State& state) {
   const auto arg = [&](size_t i) { return static_cast<int32_t>(state.range(i)); };
   return {arg(0), arg(1), arg(2), arg(3), arg(4), arg(5), static_cast<DType>(arg(6))};
@@ -140,8 +145,9 @@ Shape ShapeOf(const benchmark::State& state) {
 
 void BM_AttentionCuda(benchmark::State& state) {
   const Shape shape = ShapeOf(state);
-  const bool invariant = state.range(7) != 0;
-  CudaStream* stream = BenchStream(state, invariant);
+  const Way way = static_cast<Way>(state.range(7));
+  const auto path = way == kPortable ? cuda::AttentionPath::kPortable : cuda::AttentionPath::kBest;
+  CudaStream* stream = BenchStream(state, way == kInvariant);
   if (stream == nullptr) return;
   const DeviceBatch batch(shape, *stream);
   const bool decoding = shape.queries == 1;
@@ -156,16 +162,16 @@ void BM_AttentionCuda(benchmark::State& state) {
   const double estimate = shape.kv_bytes() / 3e12 + work.flops / 4e14 + 4e-6;
   const int bodies = std::clamp(static_cast<int>(3e-3 / estimate), 2, 128);
   while (state.KeepRunning()) {
-    work.seconds = CudaSeconds(*stream, bodies, [&](int i) { batch.Attend(i, *stream); });
+    work.seconds = CudaSeconds(*stream, bodies, [&](int i) { batch.Attend(path, i, *stream); });
     ReportCuda(state, *stream, work);
   }
-  state.SetLabel(LabelOf(shape, invariant));
+  state.SetLabel(LabelOf(shape, way));
 }
 
 void Cases(benchmark::internal::Benchmark* bench) {
-  const auto add = [&](std::vector<int64_t> shape, int64_t dtype, int64_t invariant) {
+  const auto add = [&](std::vector<int64_t> shape, int64_t dtype, Way way) {
     shape.push_back(dtype);
-    shape.push_back(invariant);
+    shape.push_back(way);
     bench->Args(shape);
   };
   constexpr int64_t kBf16 = static_cast<int64_t>(DType::kBFloat16);
@@ -180,27 +186,28 @@ void Cases(benchmark::internal::Benchmark* bench) {
                                            {64, 4096},
                                            {256, 256},
                                            {256, 1024}}) {
-    add({32, 8, 128, sequences, 1, context}, kBf16, 0);
+    add({32, 8, 128, sequences, 1, context}, kBf16, kFast);
     if (int64_t{sequences} * context <= 256 * 1024) {
-      add({32, 32, 128, sequences, 1, context}, kBf16, 0);
+      add({32, 32, 128, sequences, 1, context}, kBf16, kFast);
     }
   }
-  for (int64_t size : {64, 96, 256}) add({32, 8, size, 64, 1, 2048}, kBf16, 0);
-  for (int64_t group : {2, 8, 16}) add({8 * group, 8, 128, 64, 1, 2048}, kBf16, 0);
-  add({32, 8, 128, 1, 1, 4096}, kBf16, 1);
-  add({32, 8, 128, 64, 1, 4096}, kBf16, 1);
-  add({32, 8, 128, 64, 1, 1024}, kFp32, 0);
+  for (int64_t size : {64, 96, 256}) add({32, 8, size, 64, 1, 2048}, kBf16, kFast);
+  for (int64_t group : {2, 8, 16}) add({8 * group, 8, 128, 64, 1, 2048}, kBf16, kFast);
+  add({32, 8, 128, 1, 1, 4096}, kBf16, kInvariant);
+  add({32, 8, 128, 64, 1, 4096}, kBf16, kInvariant);
+  add({32, 8, 128, 64, 1, 1024}, kFp32, kFast);
   for (int64_t tokens : {512, 2048, 8192, 16384}) {
-    add({32, 32, 128, 1, tokens, tokens}, kBf16, 0);
-    add({32, 8, 128, 1, tokens, tokens}, kBf16, 0);
+    add({32, 32, 128, 1, tokens, tokens}, kBf16, kFast);
+    add({32, 32, 128, 1, tokens, tokens}, kBf16, kPortable);
+    add({32, 8, 128, 1, tokens, tokens}, kBf16, kFast);
   }
-  add({32, 8, 128, 1, 512, 16384}, kBf16, 0);
-  add({32, 8, 128, 16, 512, 512}, kBf16, 0);
-  for (int64_t size : {64, 96, 256}) add({32, 8, size, 1, 8192, 8192}, kBf16, 0);
-  add({32, 8, 128, 1, 2048, 2048}, kFp32, 0);
+  add({32, 8, 128, 1, 512, 16384}, kBf16, kFast);
+  add({32, 8, 128, 16, 512, 512}, kBf16, kFast);
+  for (int64_t size : {64, 96, 256}) add({32, 8, size, 1, 8192, 8192}, kBf16, kFast);
+  add({32, 8, 128, 1, 2048, 2048}, kFp32, kFast);
 }
 BENCHMARK(BM_AttentionCuda)
-    ->ArgNames({"q_heads", "kv_heads", "size", "sequences", "queries", "context", "dtype", "bi"})
+    ->ArgNames({"q_heads", "kv_heads", "size", "sequences", "queries", "context", "dtype", "way"})
     ->Apply(Cases)
     ->UseManualTime()
     ->Iterations(1);

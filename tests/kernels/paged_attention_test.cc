@@ -11,14 +11,14 @@ namespace caravan {
 namespace {
 
 struct AttentionCase {
-  Target target;
+  AttentionTarget on;
   DType activations;
   DType kv;
 };
 
 class PagedAttentionTest : public testing::TestWithParam<AttentionCase> {
  protected:
-  void SetUp() override { CARAVAN_SKIP_WITHOUT(GetParam().target); }
+  void SetUp() override { CARAVAN_SKIP_WITHOUT(GetParam().on.target); }
 
   static Tensor RandomQueries(const AttentionShape& shape, int64_t rows) {
     return Tensor::Random(GetParam().activations, rows, shape.columns(), 3, 8);
@@ -64,14 +64,14 @@ void CheckAttention(const AttentionCase& types, const AttentionShape& shape,
   const Tensor q = Tensor::Random(types.activations, static_cast<int64_t>(rows.size()),
                                   shape.columns(), 3, options.padding);
   Tensor out(types.activations, q.rows(), shape.columns(), 2 * options.padding);
-  sequences.Run(types.target, parts, options.num_decodes, q, &out);
+  sequences.Run(types.on, parts, options.num_decodes, q, &out);
   std::vector<std::vector<PagedSequences::Head>> heads(rows.size());
   for (size_t r = 0; r < rows.size(); ++r) {
     for (int64_t c = 0; rows[r].position < 0 && c < out.cols(); ++c) {
       out.Set(static_cast<int64_t>(r), c, 0);  // may hold anything
     }
     for (int64_t h = 0; rows[r].position >= 0 && h < shape.q_heads; ++h) {
-      heads[r].push_back(sequences.Reference(types.target, rows[r].s, rows[r].position, h,
+      heads[r].push_back(sequences.Reference(types.on, rows[r].s, rows[r].position, h,
                                              q.Row(static_cast<int64_t>(r))));
     }
   }
@@ -138,7 +138,7 @@ TEST_P(PagedAttentionTest, AgreesWithFloat64HoweverTheWorkIsSplit) {
 TEST_P(PagedAttentionTest, PaddingIsHarmless) {
   const std::vector<QueryPart> parts = {{0, 40, 1}, {1, 0, 0},  {2, 99, 1}, {3, 0, 0},
                                         {4, 0, 0},  {5, 8, 20}, {6, 0, 0}};
-  const int64_t extra = GetParam().target.device == Device::kCuda ? 5 : 0;
+  const int64_t extra = GetParam().on.target.device == Device::kCuda ? 5 : 0;
   CheckAttention(GetParam(), {4, 2, 64, 16}, parts, {.num_decodes = 5, .extra_rows = extra});
   CheckAttention(GetParam(), {4, 2, 64, 16}, {{0, 0, 0}, {1, 0, 0}}, {.num_decodes = 2});
 }
@@ -154,10 +154,10 @@ TEST_P(PagedAttentionTest, GivesTheSameBitsEachTime) {
   const std::vector<QueryPart> parts = {{0, 899, 1}, {1, 69, 1}, {2, 300, 33}};
   const Tensor q = RandomQueries(shape, 35);
   Tensor first = NoOutput(shape, 35);
-  sequences.Run(GetParam().target, parts, 2, q, &first);
+  sequences.Run(GetParam().on, parts, 2, q, &first);
   for (int repeat = 0; repeat < 3; ++repeat) {
     Tensor again = NoOutput(shape, 35);
-    sequences.Run(GetParam().target, parts, 2, q, &again);
+    sequences.Run(GetParam().on, parts, 2, q, &again);
     for (int64_t r = 0; r < 35; ++r) ASSERT_EQ(again.Bits(r), first.Bits(r)) << r;
   }
 }
@@ -169,14 +169,14 @@ bool IsBatchInvariant(const Target& target) {
 // The bits of each token: in one chunk, in chunks of other sizes, alone (as decoding), in a batch
 // with others.
 TEST_P(PagedAttentionTest, BitsDependNeitherOnChunksNorOnTheBatch) {
-  if (!IsBatchInvariant(GetParam().target)) GTEST_SKIP() << "not promised";
+  if (!IsBatchInvariant(GetParam().on.target)) GTEST_SKIP() << "not promised";
   const int32_t length = 130;
   for (int32_t size : {48, 128, 256}) {
     const AttentionShape shape = {6, 2, size, 16};
     const PagedSequences sequences(GetParam().kv, shape, {length, 57});
     const Tensor q = RandomQueries(shape, length);
     Tensor whole = NoOutput(shape, length);
-    sequences.Run(GetParam().target, {{0, 0, length}}, 0, q, &whole);
+    sequences.Run(GetParam().on, {{0, 0, length}}, 0, q, &whole);
     const Tensor other = RandomQueries(shape, 64);
     for (int32_t chunk : {1, 3, 7, 64}) {
       ScopedThreads threads(chunk % 3 + 1);
@@ -193,7 +193,7 @@ TEST_P(PagedAttentionTest, BitsDependNeitherOnChunksNorOnTheBatch) {
         Tensor out = NoOutput(shape, before + count);
         std::vector<QueryPart> parts = {{0, first, count}};
         if (before > 0) parts.insert(parts.begin(), {1, 57 - before, before});
-        sequences.Run(GetParam().target, parts, chunk == 1 ? 2 : 0, batch, &out);
+        sequences.Run(GetParam().on, parts, chunk == 1 ? 2 : 0, batch, &out);
         for (int64_t r = 0; r < count; ++r) {
           ASSERT_EQ(out.Bits(before + r), whole.Bits(first + r))
               << "position " << first + r << ", chunks of " << chunk << ", heads of " << size;
@@ -204,16 +204,20 @@ TEST_P(PagedAttentionTest, BitsDependNeitherOnChunksNorOnTheBatch) {
 }
 
 std::string NameOf(const testing::TestParamInfo<AttentionCase>& info) {
-  return NameOf(info.param.target) + "_" + NameOf(info.param.activations) + "_" +
-         NameOf(info.param.kv);
+  return NameOf(info.param.on.target) + (info.param.on.portable ? "_portable_" : "_") +
+         NameOf(info.param.activations) + "_" + NameOf(info.param.kv);
 }
 
 std::vector<AttentionCase> AllCases() {
   std::vector<AttentionCase> cases;
   for (const Target& target : AllTargets()) {
-    for (DType dtype : kAllDTypes) cases.push_back({target, dtype, dtype});
-    cases.push_back({target, DType::kBFloat16, DType::kFloat32});
-    cases.push_back({target, DType::kFloat32, DType::kFloat16});
+    for (DType dtype : kAllDTypes) cases.push_back({{target}, dtype, dtype});
+    cases.push_back({{target}, DType::kBFloat16, DType::kFloat32});
+    cases.push_back({{target}, DType::kFloat32, DType::kFloat16});
+    if (target.device == Device::kCpu) continue;
+    for (DType dtype : {DType::kFloat16, DType::kBFloat16}) {
+      cases.push_back({{target, true}, dtype, dtype});
+    }
   }
   return cases;
 }

@@ -5,12 +5,32 @@
 #include <numeric>
 #include <random>
 
+#include "kernels/device/attention_paths.h"
 #include "kernels/paged_attention.h"
 
 namespace caravan {
 namespace {
 
 constexpr int32_t kSpareBlocks = 3;
+
+struct AttentionCall {
+  ConstMatrixView q;
+  const KvCacheView& kv;
+  const PagedBatch& batch;
+  float scale;
+  MatrixView out;
+};
+
+void Attend(const AttentionTarget& on, const AttentionCall& call, DeviceStream stream) {
+#ifdef CARAVAN_HAS_CUDA
+  if (on.portable) {
+    cuda::PagedAttentionBy(cuda::AttentionPath::kPortable, call.q, call.kv, call.batch, call.scale,
+                           call.out, stream.cuda());
+    return;
+  }
+#endif
+  PagedAttention(call.q, call.kv, call.batch, call.scale, call.out, stream);
+}
 
 int64_t CountBlocks(const AttentionShape& shape, const std::vector<int32_t>& lengths) {
   int64_t blocks = kSpareBlocks;
@@ -94,7 +114,7 @@ const double* PagedSequences::CopyOf(const std::vector<double>& copies, size_t s
          (position * shape_.kv_heads + kv_head) * shape_.head_size;
 }
 
-void PagedSequences::Run(const Target& target, const std::vector<QueryPart>& parts,
+void PagedSequences::Run(const AttentionTarget& on, const std::vector<QueryPart>& parts,
                          int32_t num_decodes, const Tensor& q, Tensor* out) const {
   std::vector<int32_t> starts = {0};
   std::vector<int32_t> contexts;
@@ -104,18 +124,17 @@ void PagedSequences::Run(const Target& target, const std::vector<QueryPart>& par
     contexts.push_back(part.context());
     table_rows.push_back(static_cast<int32_t>(part.s));
   }
-  TargetRun run(target);
+  TargetRun run(on.target);
   KvCacheView kv = this->kv();
   kv.keys = const_cast<void*>(run.In(keys_).data);
   kv.values = const_cast<void*>(run.In(values_).data);
-  PagedAttention(run.In(q), kv,
-                 {.query_starts = run.In(starts),
-                  .context_lengths = run.In(contexts),
-                  .block_tables = run.In(table_).data(),
-                  .block_table_stride = table_stride_,
-                  .table_rows = run.In(table_rows).data(),
-                  .num_decodes = num_decodes},
-                 static_cast<float>(scale()), run.Out(*out), run.stream());
+  const PagedBatch batch = {.query_starts = run.In(starts),
+                            .context_lengths = run.In(contexts),
+                            .block_tables = run.In(table_).data(),
+                            .block_table_stride = table_stride_,
+                            .table_rows = run.In(table_rows).data(),
+                            .num_decodes = num_decodes};
+  Attend(on, {run.In(q), kv, batch, static_cast<float>(scale()), run.Out(*out)}, run.stream());
   run.Finish();
 }
 
@@ -128,12 +147,13 @@ void PagedSequences::Run(const Target& target, const std::vector<QueryPart>& par
 //
 // On tensor cores weights, at most 1, are rounded to the dtype of the cache: a unit roundoff of
 // each, or half a smallest step, against a sum of weights of at least 1.
-PagedSequences::Head PagedSequences::Reference(const Target& target, size_t s, int64_t position,
-                                               int64_t head, const std::vector<double>& q) const {
+PagedSequences::Head PagedSequences::Reference(const AttentionTarget& on, size_t s,
+                                               int64_t position, int64_t head,
+                                               const std::vector<double>& q) const {
   const int64_t size = shape_.head_size;
   const int64_t kv_head = head / (shape_.q_heads / shape_.kv_heads);
   const int64_t positions = position + 1;
-  const bool cuda = target.device == Device::kCuda;
+  const bool cuda = on.target.device == Device::kCuda;
   const double u = UnitRoundoff(DType::kFloat32);
   const double terms = cuda ? static_cast<double>(size) : 2.0 * static_cast<double>(size) / 16;
   std::vector<double> weights;

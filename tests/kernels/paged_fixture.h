@@ -29,6 +29,12 @@ struct QueryPart {
   int32_t context() const { return first + count; }
 };
 
+// A target, and there one of its ways: on a GPU the one for all GPUs in place of the best.
+struct AttentionTarget {
+  Target target;
+  bool portable = false;
+};
+
 // Sequences whose keys and values are standard normal and lie in shuffled blocks. The rest of the
 // memory is NaN, the rest of the block table points far outside.
 class PagedSequences {
@@ -37,7 +43,7 @@ class PagedSequences {
 
   // Attention for the parts as one batch, the first `num_decodes` of which are decoding. Rows of
   // `q` and `out` beyond those of the parts belong to no sequence.
-  void Run(const Target& target, const std::vector<QueryPart>& parts, int32_t num_decodes,
+  void Run(const AttentionTarget& on, const std::vector<QueryPart>& parts, int32_t num_decodes,
            const Tensor& q, Tensor* out) const;
 
   // One head of the query at `position` of sequence s in float64, with the bound of its error.
@@ -45,7 +51,7 @@ class PagedSequences {
     std::vector<double> value;
     std::vector<double> tolerance;
   };
-  Head Reference(const Target& target, size_t s, int64_t position, int64_t head,
+  Head Reference(const AttentionTarget& on, size_t s, int64_t position, int64_t head,
                  const std::vector<double>& q) const;
 
   KvCacheView kv() const;
