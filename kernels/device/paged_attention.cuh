@@ -144,4 +144,33 @@ inline unsigned NumRowBlocks(const AttentionArguments& a, int first, int64_t row
   return static_cast<unsigned>(tiles * a.kv_heads);
 }
 
+// Where the positions of a tile lie: lanes look up the block of a run of 8 positions each, so that
+// a warp's copies need not wait for a lookup of their own.
+template <int kPositions>
+class TileOffsets {
+ public:
+  static constexpr int kRun = 8;
+  static_assert(kPositions / kRun <= 32);
+
+  // Looks up the positions from `first` on, of those before `end`. By whole warps.
+  __device__ void Load(const AttentionArguments& a, const int32_t* table, int kv_head, int first,
+                       int end) {
+    first_ = first;
+    const int position = first + static_cast<int>(threadIdx.x) % (kPositions / kRun) * kRun;
+    of_lane_ = position < end ? a.OffsetOf(table, kv_head, position) : 0;
+  }
+  // Elements in front of row `row` of the tile, whose position is before `end`. By whole warps.
+  __device__ int64_t Of(const AttentionArguments& a, const int32_t* table, int kv_head, int row,
+                        bool valid) const {
+    if (a.block_tokens % kRun == 0) {
+      return __shfl_sync(~0u, of_lane_, row / kRun) + row % kRun * a.head_size;
+    }
+    return valid ? a.OffsetOf(table, kv_head, first_ + row) : 0;
+  }
+
+ private:
+  int first_ = 0;
+  int64_t of_lane_ = 0;
+};
+
 }  // namespace caravan::cuda

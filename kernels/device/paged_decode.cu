@@ -102,27 +102,31 @@ struct DecodeWork {
   uint32_t stages;  // its ring of stages in shared memory
 
   // The steps [step, end) of the line as far as they lie in one unit.
-  __device__ DecodePart PartAt(int64_t step, int64_t end) const {
+  __device__ DecodePart PartAt(unsigned step, unsigned end) const {
     int low = 0;  // the last sequence that begins at `step` or before
-    int high = plan.count;
-    while (high - low > 1) {
+    for (int high = plan.count; high - low > 1;) {
       const int middle = (low + high) / 2;
-      if (int64_t{sequences.first_steps[middle]} * plan.units <= step) {
+      if (static_cast<unsigned>(sequences.first_steps[middle]) * plan.units <= step) {
         low = middle;
       } else {
         high = middle;
       }
     }
+    const int first_step = sequences.first_steps[low];
+    const unsigned steps = sequences.first_steps[low + 1] - first_step;
+    const unsigned in_sequence = step - static_cast<unsigned>(first_step) * plan.units;
+    const unsigned unit = in_sequence / steps;
     DecodePart part;
     part.sequence = low;
-    part.steps = sequences.first_steps[low + 1] - sequences.first_steps[low];
-    const int in_sequence =
-        static_cast<int>(step - int64_t{sequences.first_steps[low]} * plan.units);
-    const int unit = in_sequence / part.steps;
-    part.first_step = in_sequence - unit * part.steps;
-    part.end_step = static_cast<int>(min(int64_t{part.steps}, part.first_step + (end - step)));
-    part.kv_head = unit / plan.units_per_kv_head;
-    const int first_row = unit % plan.units_per_kv_head * kUnitRows;
+    part.steps = static_cast<int>(steps);
+    part.first_step = static_cast<int>(in_sequence - unit * steps);
+    part.end_step = static_cast<int>(min(steps, part.first_step + (end - step)));
+    int first_row = 0;
+    part.kv_head = static_cast<int>(unit);
+    if (plan.units_per_kv_head > 1) {
+      part.kv_head /= plan.units_per_kv_head;
+      first_row = (static_cast<int>(unit) - part.kv_head * plan.units_per_kv_head) * kUnitRows;
+    }
     part.first_head = part.kv_head * a.group + first_row;
     part.rows = min(kUnitRows, a.group - first_row);
     part.context = sequences.contexts[low];
@@ -172,7 +176,7 @@ __device__ void StartUnit(const AttentionArguments& a, const DecodePart& part,
 template <typename T, int kCols>
 class StepCopier {
  public:
-  __device__ StepCopier(const DecodeWork& work, int64_t step, int64_t end)
+  __device__ StepCopier(const DecodeWork& work, unsigned step, unsigned end)
       : work_(work), step_(step), end_(end) {
     if (step_ < end_) Enter();
   }
@@ -201,32 +205,42 @@ class StepCopier {
     next_ = part_.first_step;
     offset_ = work_.a.OffsetOf(part_.table, part_.kv_head, next_ * kDecodeStep);
   }
-  // Where a step does not lie in one block each row looks its block up.
   __device__ void Copy(uint32_t shared) const {
     const AttentionArguments& a = work_.a;
-    const bool one_block = a.block_tokens % kDecodeStep == 0;
+    if (a.block_tokens % kDecodeStep == 0) {
 #pragma unroll
-    for (int i = 0; i < kDecodeStep * Tile::kChunks / 32; ++i) {
-      const int index = i * 32 + static_cast<int>(threadIdx.x % 32);
-      const int row = index / Tile::kChunks;
-      const int chunk = index % Tile::kChunks;
-      const int position = next_ * kDecodeStep + row;
-      const bool valid = position < part_.context && chunk * 8 < a.head_size;
-      int64_t source = 0;
-      if (one_block) {
-        source = offset_ + row * a.head_size + chunk * 8;
-      } else if (valid) {
-        source = a.OffsetOf(part_.table, part_.kv_head, position) + chunk * 8;
+      for (int i = 0; i < kDecodeStep * Tile::kChunks / 32; ++i) {
+        const int row = RowOf(i);
+        CopyChunk(shared, row, ChunkOf(i), offset_ + row * a.head_size);
       }
-      const uint32_t to = shared + Tile::Offset(row, chunk);
-      CopyAsync16(to, static_cast<const T*>(a.keys) + source, valid);
-      CopyAsync16(to + Tile::Bytes(kDecodeStep), static_cast<const T*>(a.values) + source, valid);
+      return;
     }
+    // The step lies in several blocks, and each row looks its own up.
+#pragma unroll 1
+    for (int i = 0; i < kDecodeStep * Tile::kChunks / 32; ++i) {
+      const int position = min(next_ * kDecodeStep + RowOf(i), part_.context - 1);
+      CopyChunk(shared, RowOf(i), ChunkOf(i), a.OffsetOf(part_.table, part_.kv_head, position));
+    }
+  }
+  // The lane's i-th chunk of keys and of values.
+  __device__ static int RowOf(int i) {
+    return (i * 32 + static_cast<int>(threadIdx.x % 32)) / Tile::kChunks;
+  }
+  __device__ static int ChunkOf(int i) {
+    return (i * 32 + static_cast<int>(threadIdx.x % 32)) % Tile::kChunks;
+  }
+  __device__ void CopyChunk(uint32_t shared, int row, int chunk, int64_t row_offset) const {
+    const AttentionArguments& a = work_.a;
+    const bool valid = next_ * kDecodeStep + row < part_.context && chunk * 8 < a.head_size;
+    const int64_t source = row_offset + chunk * 8;
+    const uint32_t to = shared + Tile::Offset(row, chunk);
+    CopyAsync16(to, static_cast<const T*>(a.keys) + source, valid);
+    CopyAsync16(to + Tile::Bytes(kDecodeStep), static_cast<const T*>(a.values) + source, valid);
   }
 
   const DecodeWork& work_;
-  int64_t step_;  // the next one to copy
-  const int64_t end_;
+  unsigned step_;  // the next one to copy
+  const unsigned end_;
   DecodePart part_;  // that it lies in
   int next_;         // its number in the unit
   int64_t offset_;   // of its first position
@@ -278,26 +292,40 @@ __device__ void AttendStep(const AttentionArguments& a, DecodeState<kCols>& stat
 
 // The steps [begin, end) of the line through the warp's ring of stages: copies run kStages - 1
 // steps ahead, across units, and the warp waits for no other. Calls done(part) after each unit's.
+// One place for copies, since small code is what short contexts wait for.
 template <typename T, int kCols, typename Done>
-__device__ void AttendSteps(const DecodeWork& work, int64_t begin, int64_t end,
+__device__ void AttendSteps(const DecodeWork& work, unsigned begin, unsigned end,
                             DecodeState<kCols>& state, const Done& done) {
   using Shape = DecodeShape<kCols>;
   StepCopier<T, kCols> copier(work, begin, end);
-  for (int stage = 0; stage < Shape::kStages - 1; ++stage) copier.CopyNext(stage);
+  DecodePart part;
+  part.end_step = 0;
+  int ahead = 0;    // steps under way
+  int copy_to = 0;  // stage
   int stage = 0;
-  for (int64_t step = begin; step < end;) {
-    const DecodePart part = work.PartAt(step, end);
-    StartUnit<T>(work.a, part, state);
-    for (int i = part.first_step; i < part.end_step; ++i) {
+  int next = 0;  // step of the part
+#pragma unroll 1
+  for (unsigned step = begin; step < end;) {
+    if (ahead == Shape::kStages - 1) {
       WaitForCopies<Shape::kStages - 2>();
       __syncwarp();  // of all lanes; and the stage of the step before is free
-      copier.CopyNext(stage == 0 ? Shape::kStages - 1 : stage - 1);
-      AttendStep<T>(work.a, state, work.stages + stage * Shape::kStageBytes,
-                    part.context - i * kDecodeStep);
-      stage = stage == Shape::kStages - 1 ? 0 : stage + 1;
     }
-    done(part);
-    step += part.num_steps();
+    copier.CopyNext(copy_to);
+    copy_to = copy_to == Shape::kStages - 1 ? 0 : copy_to + 1;
+    if (ahead < Shape::kStages - 1) {
+      ++ahead;
+      continue;
+    }
+    if (next == part.end_step) {
+      part = work.PartAt(step, end);
+      next = part.first_step;
+      StartUnit<T>(work.a, part, state);
+    }
+    AttendStep<T>(work.a, state, work.stages + stage * Shape::kStageBytes,
+                  part.context - next * kDecodeStep);
+    stage = stage == Shape::kStages - 1 ? 0 : stage + 1;
+    ++step;
+    if (++next == part.end_step) done(part);
   }
 }
 
@@ -324,10 +352,10 @@ __device__ void StoreUnit(const AttentionArguments& a, const DecodePart& part,
 
 template <int kCols>
 __device__ void StorePartial(const AttentionArguments& a, const DecodePlan& plan,
-                             const DecodePart& part, int64_t worker,
+                             const DecodePart& part, unsigned worker,
                              const DecodeState<kCols>& state) {
   const int lane = threadIdx.x % 32;
-  const int64_t partial = 2 * worker + (part.first_step == 0 ? 1 : 0);
+  const int64_t partial = int64_t{2} * worker + (part.first_step == 0 ? 1 : 0);
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const int row = lane / 4 + 8 * h;
@@ -372,7 +400,7 @@ __device__ void StoreShare(const DecodeState<kCols>& state, WarpShare<kCols>& sh
 
 // Merges the warps' shares in their order, into the output or the worker's partial.
 template <typename T, int kCols>
-__device__ void MergeShares(const DecodeWork& work, const DecodePart& part, int64_t worker,
+__device__ void MergeShares(const DecodeWork& work, const DecodePart& part, unsigned worker,
                             const unsigned char* memory) {
   using Shape = DecodeShape<kCols>;
   const AttentionArguments& a = work.a;
@@ -401,33 +429,11 @@ __device__ void MergeShares(const DecodeWork& work, const DecodePart& part, int6
           pack;
       continue;
     }
-    const int64_t index = (2 * worker + (part.first_step == 0 ? 1 : 0)) * work.plan.unit_rows + row;
+    const int64_t index =
+        (int64_t{2} * worker + (part.first_step == 0 ? 1 : 0)) * work.plan.unit_rows + row;
     *reinterpret_cast<Pack<float, 4>*>(work.plan.partial_sums + index * a.head_size + column) =
         sums;
     if (column == 0) work.plan.partial_stats[index] = make_float2(greatest, total);
-  }
-}
-
-// A whole block is the worker: its warps share each part.
-template <typename T, int kCols>
-__device__ void AttendTogether(const DecodeWork& work, int64_t begin, int64_t end,
-                               unsigned char* memory) {
-  using Shape = DecodeShape<kCols>;
-  const int warp = threadIdx.x / 32;
-  DecodeState<kCols> state;
-  for (int64_t step = begin; step < end;) {
-    const DecodePart part = work.PartAt(step, end);
-    state.Reset();
-    AttendSteps<T>(work, step + part.num_steps() * warp / Shape::kWarps,
-                   step + part.num_steps() * (warp + 1) / Shape::kWarps, state,
-                   [](const DecodePart&) {});
-    __syncwarp();
-    StoreShare(state, *reinterpret_cast<WarpShare<kCols>*>(memory + warp * Shape::kStages *
-                                                                        Shape::kStageBytes));
-    __syncthreads();
-    MergeShares<T, kCols>(work, part, blockIdx.x, memory);
-    __syncthreads();
-    step += part.num_steps();
   }
 }
 
@@ -450,23 +456,41 @@ __global__ void __launch_bounds__(DecodeShape<kCols>::kWarps * 32)
     }
   }
   const StepLine line(plan, sequences.first_steps[plan.count]);
-  const int warp = threadIdx.x / 32;
+  const unsigned warp = threadIdx.x / 32;
   const DecodeWork work = {a, plan, sequences,
                            SharedAddress(memory) + warp * Shape::kStages * Shape::kStageBytes};
   // Where there are fewer parts than warps, each is on an SM of its own.
-  const int64_t worker = together ? blockIdx.x : int64_t{warp} * gridDim.x + blockIdx.x;
+  const unsigned worker = together ? blockIdx.x : warp * gridDim.x + blockIdx.x;
   if (worker >= line.workers) return;
-  const int64_t begin = line.FirstStepOf(worker);
-  const int64_t end = line.FirstStepOf(worker + 1);
-  if (together) return AttendTogether<T, kCols>(work, begin, end, memory);
+  const unsigned end = line.FirstStepOf(worker + 1);
   DecodeState<kCols> state;
-  AttendSteps<T>(work, begin, end, state, [&](const DecodePart& part) {
-    if (part.is_whole()) {
-      StoreUnit<T>(a, part, state);
-    } else {
-      StorePartial(a, plan, part, worker, state);
+  for (unsigned step = line.FirstStepOf(worker); step < end;) {
+    DecodePart part;
+    unsigned begin = step;
+    unsigned own_end = end;
+    if (together) {
+      part = work.PartAt(step, end);
+      state.Reset();
+      begin = step + part.num_steps() * warp / Shape::kWarps;
+      own_end = step + part.num_steps() * (warp + 1) / Shape::kWarps;
     }
-  });
+    AttendSteps<T>(work, begin, own_end, state, [&](const DecodePart& done) {
+      if (together) return;
+      if (done.is_whole()) {
+        StoreUnit<T>(a, done, state);
+      } else {
+        StorePartial(a, plan, done, worker, state);
+      }
+    });
+    if (!together) return;
+    __syncwarp();
+    StoreShare(state, *reinterpret_cast<WarpShare<kCols>*>(memory + warp * Shape::kStages *
+                                                                        Shape::kStageBytes));
+    __syncthreads();
+    MergeShares<T, kCols>(work, part, worker, memory);
+    __syncthreads();
+    step += part.num_steps();
+  }
 }
 
 DecodePlan MakePlan(const AttentionArguments& a, int32_t count) {

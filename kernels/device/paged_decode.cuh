@@ -24,17 +24,28 @@ struct DecodePlan {
   float2* partial_stats;  // [2 · workers, unit_rows]
 };
 
-// The line of all units' steps, and its equal parts. A part that holds a unit's first step but not
-// all is its worker's partial 1, a part that goes on with another worker's unit is partial 0.
+// The line of all units' steps, and its parts: workers [0, longer) have one step more than the
+// others. A part that holds a unit's first step but not all is its worker's partial 1, a part that
+// goes on with another worker's unit is partial 0.
 struct StepLine {
-  int64_t steps;
-  int64_t workers;
+  unsigned steps;
+  unsigned workers;
+  unsigned least;  // steps of a worker
+  unsigned longer;
 
-  __device__ StepLine(const DecodePlan& plan, int64_t steps_of_a_unit)
-      : steps(steps_of_a_unit * plan.units),
-        workers(min(int64_t{plan.workers}, (steps + plan.least_steps - 1) / plan.least_steps)) {}
-  __device__ int64_t FirstStepOf(int64_t worker) const { return worker * steps / workers; }
-  __device__ int64_t WorkerOf(int64_t step) const { return ((step + 1) * workers - 1) / steps; }
+  __device__ StepLine(const DecodePlan& plan, int steps_of_a_unit)
+      : steps(static_cast<unsigned>(steps_of_a_unit) * plan.units),
+        workers(min(static_cast<unsigned>(plan.workers),
+                    (steps + plan.least_steps - 1) / plan.least_steps)),
+        least(steps / max(workers, 1u)),
+        longer(steps - least * workers) {}
+  __device__ unsigned FirstStepOf(unsigned worker) const {
+    return worker * least + min(worker, longer);
+  }
+  __device__ unsigned WorkerOf(unsigned step) const {
+    const unsigned before = longer * (least + 1);
+    return step < before ? step / (least + 1) : longer + (step - before) / least;
+  }
 };
 
 // Merges the units that were cut, after the parts have been stored.

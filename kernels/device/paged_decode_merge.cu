@@ -11,12 +11,12 @@ namespace {
 // are partial 0.
 struct Partials {
   const DecodePlan& plan;
-  int64_t first_worker;
+  unsigned first_worker;
   int count;
   int row;
 
-  __device__ int64_t IndexOf(int i) const {
-    return (2 * (first_worker + i) + (i == 0 ? 1 : 0)) * plan.unit_rows + row;
+  __device__ int IndexOf(int i) const {
+    return (2 * (static_cast<int>(first_worker) + i) + (i == 0 ? 1 : 0)) * plan.unit_rows + row;
   }
 };
 
@@ -56,10 +56,10 @@ __device__ MergedRow SumPartials(const Partials& partials, int head_size) {
   MergedRow result = {};
 #pragma unroll 4
   for (int i = threadIdx.x / 32; i < partials.count; i += warps) {
-    const int64_t index = partials.IndexOf(i);
+    const int index = partials.IndexOf(i);
     const float2 stats = partials.plan.partial_stats[index];
     const float weight = Exp2(stats.x - greatest);
-    const float* sums = partials.plan.partial_sums + index * head_size;
+    const float* sums = partials.plan.partial_sums + int64_t{index} * head_size;
     result.sum += weight * stats.y;
 #pragma unroll
     for (int c = 0; c < 2; ++c) {
@@ -86,9 +86,9 @@ __global__ void __launch_bounds__(32 * kMergeWarps)
   const int steps = plan.first_steps[sequence + 1] - first;
   if (steps == 0 || head_in_group >= a.group) return;
   const StepLine line(plan, plan.first_steps[plan.count]);
-  const int64_t begin = int64_t{first} * plan.units + int64_t{unit} * steps;
-  const int64_t first_worker = line.WorkerOf(begin);
-  const int64_t last_worker = line.WorkerOf(begin + steps - 1);
+  const unsigned begin = static_cast<unsigned>(first) * plan.units + unit * steps;
+  const unsigned first_worker = line.WorkerOf(begin);
+  const unsigned last_worker = line.WorkerOf(begin + steps - 1);
   if (first_worker == last_worker) return;
   MergedRow merged = SumPartials(
       {plan, first_worker, static_cast<int>(last_worker - first_worker + 1), row}, a.head_size);

@@ -46,7 +46,8 @@ __device__ void CopyQueries(const AttentionArguments& a, const RowBlock& block, 
 // Positions that no row sees are zeroed: what lies in the cache there may be anything, NaN too.
 template <typename T, int kCols>
 __device__ void CopyTile(const AttentionArguments& a, const RowBlock& block, const int32_t* table,
-                         int first, uint32_t shared) {
+                         const TileOffsets<PrefillShape<kCols>::kPositions>& offsets, int first,
+                         uint32_t shared) {
   using Shape = PrefillShape<kCols>;
   using Tile = SwizzledTile<kCols>;
 #pragma unroll 4  // more would spill what the products need
@@ -55,7 +56,7 @@ __device__ void CopyTile(const AttentionArguments& a, const RowBlock& block, con
     const int row = index / Tile::kChunks;
     const int chunk = index % Tile::kChunks;
     const bool valid = first + row < block.positions && chunk * 8 < a.head_size;
-    const int64_t source = valid ? a.OffsetOf(table, block.kv_head, first + row) + chunk * 8 : 0;
+    const int64_t source = offsets.Of(a, table, block.kv_head, row, valid) + chunk * 8;
     const uint32_t to = shared + Tile::Offset(row, chunk);
     CopyAsync16(to, static_cast<const T*>(a.keys) + source, valid);
     CopyAsync16(to + Shape::kTileBytes, static_cast<const T*>(a.values) + source, valid);
@@ -212,8 +213,11 @@ __global__ void __launch_bounds__(kThreads, kCols > 128 ? 1 : 2)
   const int32_t* table = a.TableOf(block.sequence);
   const uint32_t shared = SharedAddress(memory);
   CopyQueries<T, kCols>(a, block, shared);
-  CopyTile<T, kCols>(a, block, table, 0, shared + Shape::kQueryBytes);
+  TileOffsets<Shape::kPositions> offsets;
+  offsets.Load(a, table, block.kv_head, 0, block.positions);
+  CopyTile<T, kCols>(a, block, table, offsets, 0, shared + Shape::kQueryBytes);
   CommitCopies();
+  offsets.Load(a, table, block.kv_head, Shape::kPositions, block.positions);
 
   constexpr int kWarpRows = Shape::kRowTiles * 16;
   const int warp = threadIdx.x / 32;
@@ -230,9 +234,10 @@ __global__ void __launch_bounds__(kThreads, kCols > 128 ? 1 : 2)
     __syncthreads();  // the tile is there, and the other stage is free
     const int next = first + Shape::kPositions;
     if (next < block.positions) {
-      CopyTile<T, kCols>(a, block, table, next,
+      CopyTile<T, kCols>(a, block, table, offsets, next,
                          shared + Shape::kQueryBytes + (stage ^ 1) * Shape::kStageBytes);
       CommitCopies();
+      offsets.Load(a, table, block.kv_head, next + Shape::kPositions, block.positions);
     }
     if (first >= warp_positions) continue;
     const uint32_t keys = shared + Shape::kQueryBytes + stage * Shape::kStageBytes;

@@ -24,7 +24,7 @@ constexpr int kPositions = 128;  // of a tile
 // lies in slot i % kSlots; barrier `full` of the slot says that it is there, `empty` that the
 // consumers have read it.
 constexpr int kSlots = 4;
-constexpr int kLag = 2;  // items in flight behind the one that is being started
+[[maybe_unused]] constexpr int kLag = 2;  // items in flight behind the one being started
 
 template <int kCols>
 struct HopperShape {
@@ -53,56 +53,60 @@ struct HopperMemory {
   }
 };
 
-// Starts to copy the keys or values of positions [first, first + kPositions). Those that no row
-// sees are zeroed: what lies in the cache there may be anything, NaN too.
+// Copies tiles of keys and values, by one warpgroup.
 template <typename T, int kCols>
-__device__ void CopyItem(const AttentionArguments& a, const RowBlock& block, const int32_t* table,
-                         const void* memory, int first, uint32_t shared) {
-  constexpr int kChunks = kCols / 8;
-  constexpr int kRowStep = kGroupThreads / kChunks;
-  constexpr int kRun = 16;  // positions that share a block where they can
-  const int thread = threadIdx.x % kGroupThreads;
-  const int chunk = thread % kChunks;
-  const bool one_block = a.block_tokens % kRun == 0;
-#pragma unroll 2
-  for (int run = 0; run < kPositions; run += kRun) {
-    const int64_t offset = one_block && first + run < block.positions
-                               ? a.OffsetOf(table, block.kv_head, first + run)
-                               : 0;
-#pragma unroll
-    for (int row = thread / kChunks; row < kRun; row += kRowStep) {
-      const int position = first + run + row;
-      const bool valid = position < block.positions && chunk * 8 < a.head_size;
-      int64_t source = 0;
-      if (one_block) {
-        source = offset + row * a.head_size + chunk * 8;
-      } else if (valid) {
-        source = a.OffsetOf(table, block.kv_head, position) + chunk * 8;
-      }
-      CopyAsync16(shared + PanelTile<kPositions>::Offset(run + row, chunk),
-                  static_cast<const T*>(memory) + source, valid);
-    }
-  }
-}
+class Producer {
+ public:
+  __device__ Producer(const AttentionArguments& a, const RowBlock& block,
+                      const HopperMemory<kCols>& memory)
+      : a_(a), block_(block), memory_(memory), table_(a.TableOf(block.sequence)) {}
 
-template <typename T, int kCols>
-__device__ void Produce(const AttentionArguments& a, const RowBlock& block,
-                        const HopperMemory<kCols>& memory, int tiles) {
-  const int32_t* table = a.TableOf(block.sequence);
-  for (int item = 0; item < 2 * tiles; ++item) {
-    if (item >= kSlots) WaitForPhase(memory.Empty(item), (item / kSlots - 1) & 1);
-    CopyItem<T, kCols>(a, block, table, item % 2 == 0 ? a.keys : a.values, item / 2 * kPositions,
-                       memory.Item(item));
+  __device__ void Produce(int tiles) {
+    offsets_.Load(a_, table_, block_.kv_head, 0, block_.positions);
+    for (int tile = 0; tile < tiles; ++tile) {
+      StartItem(2 * tile, a_.keys);
+      StartItem(2 * tile + 1, a_.values);
+      const int next = (tile + 1) * kPositions;
+      offsets_.Load(a_, table_, block_.kv_head, next, block_.positions);
+    }
+    WaitForCopies<0>();
+    PublishToProducts();
+    for (int item = max(0, 2 * tiles - kLag); item < 2 * tiles; ++item) Arrive(memory_.Full(item));
+  }
+
+ private:
+  static constexpr int kChunks = kCols / 8;
+  static constexpr int kRowStep = kGroupThreads / kChunks;
+
+  __device__ void StartItem(int item, const void* source) {
+    if (item >= kSlots) WaitForPhase(memory_.Empty(item), (item / kSlots - 1) & 1);
+    CopyItem(static_cast<const T*>(source), item / 2 * kPositions, memory_.Item(item));
     CommitCopies();
-    if (item < kLag) continue;
+    if (item < kLag) return;
     WaitForCopies<kLag>();
     PublishToProducts();
-    Arrive(memory.Full(item - kLag));
+    Arrive(memory_.Full(item - kLag));
   }
-  WaitForCopies<0>();
-  PublishToProducts();
-  for (int item = max(0, 2 * tiles - kLag); item < 2 * tiles; ++item) Arrive(memory.Full(item));
-}
+  // Positions that no row sees are zeroed: what lies in the cache there may be anything, NaN too.
+  __device__ void CopyItem(const T* source, int first, uint32_t shared) const {
+    const int thread = threadIdx.x % kGroupThreads;
+    const int chunk = thread % kChunks;
+    const bool valid_chunk = chunk * 8 < a_.head_size;
+#pragma unroll 8
+    for (int row = thread / kChunks; row < kPositions; row += kRowStep) {
+      const bool valid = first + row < block_.positions && valid_chunk;
+      const int64_t offset = offsets_.Of(a_, table_, block_.kv_head, row, valid);
+      CopyAsync16(shared + PanelTile<kPositions>::Offset(row, chunk), source + offset + chunk * 8,
+                  valid);
+    }
+  }
+
+  const AttentionArguments& a_;
+  const RowBlock& block_;
+  const HopperMemory<kCols>& memory_;
+  const int32_t* table_;
+  TileOffsets<kPositions> offsets_;
+};
 
 // A consumer's rows in its warps' fragments: rows lane / 4 and lane / 4 + 8 of 16 a warp.
 template <int kCols>
@@ -263,11 +267,11 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int tiles = (block.positions + kPositions - 1) / kPositions;
   const int group = static_cast<int>(threadIdx.x) / kGroupThreads;
   if (group == 0) {
-    ReleaseRegisters<24>();
-    Produce<T, kCols>(a, block, memory, tiles);
+    ReleaseRegisters<40>();
+    Producer<T, kCols>(a, block, memory).Produce(tiles);
     return;
   }
-  ClaimRegisters<240>();
+  ClaimRegisters<232>();
   const int first_row = block.first_row + (group - 1) * kGroupRows;
   const int end_row = min(first_row + kGroupRows, block.end_row);
   int own_tiles = 0;
