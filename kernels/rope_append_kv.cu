@@ -64,28 +64,65 @@ __device__ int64_t CacheOffset(const RopeArguments& a, int token) {
   return (block * a.kv_heads * a.block_tokens + position - index * a.block_tokens) * a.head_size;
 }
 
-// Rotates N neighbours of a head's first half and those of its second: `to` may be `from`.
-template <int N, typename From, typename To>
-__device__ void Rotate(const From* from, const float* cos_sin, int half, To* to) {
-  const auto first = *reinterpret_cast<const Pack<From, N>*>(from);
-  const auto second = *reinterpret_cast<const Pack<From, N>*>(from + half);
-  Pack<To, N> rotated_first;
-  Pack<To, N> rotated_second;
+// N neighbours of a head's first half and those of its second.
+template <typename T, int N>
+struct Halves {
+  Pack<T, N> first;
+  Pack<T, N> second;
+
+  __device__ static Halves Load(const T* x, int half) {
+    return {*reinterpret_cast<const Pack<T, N>*>(x),
+            *reinterpret_cast<const Pack<T, N>*>(x + half)};
+  }
+  __device__ void Store(T* x, int half) const {
+    *reinterpret_cast<Pack<T, N>*>(x) = first;
+    *reinterpret_cast<Pack<T, N>*>(x + half) = second;
+  }
+};
+
+// Of N floats, by accesses of up to 16 bytes.
+template <int N>
+__device__ void LoadFloats(const float* from, float (&to)[N]) {
+  constexpr int kWide = N < 4 ? N : 4;
+#pragma unroll
+  for (int begin = 0; begin < N; begin += kWide) {
+    const auto pack = *reinterpret_cast<const Pack<float, kWide>*>(from + begin);
+#pragma unroll
+    for (int i = 0; i < kWide; ++i) to[begin + i] = pack.element[i];
+  }
+}
+
+template <typename To, typename From, int N>
+__device__ Halves<To, N> Rotate(const Halves<From, N>& x, const float* cos_sin, int half) {
+  float cosines[N];
+  float sines[N];
+  LoadFloats<N>(cos_sin, cosines);
+  LoadFloats<N>(cos_sin + half, sines);
+  Halves<To, N> rotated;
 #pragma unroll
   for (int i = 0; i < N; ++i) {
-    const float a = ToFloat(first.element[i]);
-    const float b = ToFloat(second.element[i]);
-    const float c = cos_sin[i];
-    const float s = cos_sin[half + i];
-    rotated_first.element[i] = FromFloat<To>(a * c - b * s);
-    rotated_second.element[i] = FromFloat<To>(b * c + a * s);
+    const float a = ToFloat(x.first.element[i]);
+    const float b = ToFloat(x.second.element[i]);
+    rotated.first.element[i] = FromFloat<To>(a * cosines[i] - b * sines[i]);
+    rotated.second.element[i] = FromFloat<To>(b * cosines[i] + a * sines[i]);
   }
-  *reinterpret_cast<Pack<To, N>*>(to) = rotated_first;
-  *reinterpret_cast<Pack<To, N>*>(to + half) = rotated_second;
+  return rotated;
+}
+
+template <typename To, typename From, int N>
+__device__ Halves<To, N> Convert(const Halves<From, N>& x) {
+  Halves<To, N> converted;
+#pragma unroll
+  for (int i = 0; i < N; ++i) {
+    converted.first.element[i] = FromFloat<To>(ToFloat(x.first.element[i]));
+    converted.second.element[i] = FromFloat<To>(ToFloat(x.second.element[i]));
+  }
+  return converted;
 }
 
 // A thread per N pairs of one head of one token: a token alone, as in decoding, is spread over the
-// threads of some blocks, and each has two wide loads in flight. Values are moved as pairs too.
+// threads of some blocks, and each has two wide loads in flight while it looks up where its token
+// goes. Values are moved as pairs too.
 template <int N, typename In, typename Kv>
 __global__ void __launch_bounds__(kThreads) RopeAppendKvKernel(const RopeArguments a) {
   ReleaseSuccessor();
@@ -96,30 +133,21 @@ __global__ void __launch_bounds__(kThreads) RopeAppendKvKernel(const RopeArgumen
   const int item = static_cast<int>(blockIdx.y) * kThreads + static_cast<int>(threadIdx.x);
   const int head = item / pieces;
   if (head >= a.q_heads + 2 * a.kv_heads) return;
+  const int column = (item - head * pieces) * N;
+  In* from = static_cast<In*>(a.qkv) + token * a.stride + int64_t{head} * a.head_size + column;
+  const auto x = Halves<In, N>::Load(from, half);
   const int64_t offset = CacheOffset(a, token);
   if (offset < 0) return;
-  const int column = (item - head * pieces) * N;
-  In* x = static_cast<In*>(a.qkv) + token * a.stride + int64_t{head} * a.head_size + column;
   const float* cos_sin = a.cos_sin + a.rope_rows[token] * a.cos_sin_stride + column;
   if (head < a.q_heads) {
-    Rotate<N>(x, cos_sin, half, x);
+    Rotate<In>(x, cos_sin, half).Store(from, half);
     return;
   }
   const bool is_key = head < a.q_heads + a.kv_heads;
   const int kv_head = head - a.q_heads - (is_key ? 0 : a.kv_heads);
   Kv* to = static_cast<Kv*>(is_key ? a.keys : a.values) + offset +
            int64_t{kv_head} * a.block_tokens * a.head_size + column;
-  if (is_key) {
-    Rotate<N>(x, cos_sin, half, to);
-    return;
-  }
-  for (int part = 0; part < 2; ++part) {
-    const auto from = *reinterpret_cast<const Pack<In, N>*>(x + part * half);
-    Pack<Kv, N> value;
-#pragma unroll
-    for (int i = 0; i < N; ++i) value.element[i] = FromFloat<Kv>(ToFloat(from.element[i]));
-    *reinterpret_cast<Pack<Kv, N>*>(to + part * half) = value;
-  }
+  (is_key ? Rotate<Kv>(x, cos_sin, half) : Convert<Kv>(x)).Store(to, half);
 }
 
 template <int N, typename In, typename Kv>
@@ -163,6 +191,7 @@ void RopeAppendKv(MatrixView qkv, ConstMatrixView cos_sin, std::span<const int32
       using Kv = typename decltype(cache)::type;
       constexpr int kWide = std::min(kVector<In>, kVector<Kv>);
       const bool wide = kv.head_size % (2 * kWide) == 0 && qkv.row_stride % kWide == 0 &&
+                        cos_sin.row_stride % 4 == 0 && IsAligned16(cos_sin.data) &&
                         IsAligned16(qkv.data) && IsAligned16(kv.keys) && IsAligned16(kv.values);
       if (wide) {
         Launch<kWide, In, Kv>(arguments, qkv.rows, stream);
