@@ -2,12 +2,12 @@
 #include <numbers>
 #include <string>
 
-#include "kernels/device/attention_paths.h"
+#include "kernels/attention/attention_paths.h"
+#include "kernels/attention/paged_attention.cuh"
 #include "kernels/device/cuda_check.h"
 #include "kernels/device/cuda_stream.h"
 #include "kernels/device/elements.cuh"
 #include "kernels/device/launch.cuh"
-#include "kernels/device/paged_attention.cuh"
 #include "kernels/paged_attention.h"
 
 namespace caravan::cuda {

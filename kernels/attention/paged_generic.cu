@@ -1,10 +1,10 @@
 // Attention for what the tensor-core kernels do not take: float32, mixed dtypes, odd head sizes,
 // rows that are not aligned.
+#include "kernels/attention/paged_attention.cuh"
 #include "kernels/device/any_dtype.cuh"
 #include "kernels/device/cuda_check.h"
 #include "kernels/device/elements.cuh"
 #include "kernels/device/launch.cuh"
-#include "kernels/device/paged_attention.cuh"
 #include "kernels/device/reduce.cuh"
 #include "kernels/device/tensor_core.cuh"
 

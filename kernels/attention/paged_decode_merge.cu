@@ -1,7 +1,7 @@
+#include "kernels/attention/paged_decode.cuh"
 #include "kernels/device/cuda_check.h"
 #include "kernels/device/elements.cuh"
 #include "kernels/device/launch.cuh"
-#include "kernels/device/paged_decode.cuh"
 #include "kernels/device/tensor_core.cuh"
 
 namespace caravan::cuda {
