@@ -24,13 +24,15 @@ struct SoftmaxRows {
 // Makes weights of the scores; what was weighed before is to be multiplied by `correction`. The
 // first tile must have a finite score in each row. `scale`, above 0, is that of exponents of two.
 template <int kTiles>
-__device__ void FoldScores(float scale, float (&scores)[kTiles][4], SoftmaxRows& rows,
+__device__ __forceinline__ void FoldScores(float scale, float (&scores)[kTiles][4], SoftmaxRows& rows,
                            float (&correction)[2]) {
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     float maximum = -INFINITY;
 #pragma unroll
-    for (const auto& s : scores) maximum = fmaxf(maximum, fmaxf(s[2 * h], s[2 * h + 1]));
+    for (int n = 0; n < kTiles; ++n) {
+      maximum = fmaxf(maximum, fmaxf(scores[n][2 * h], scores[n][2 * h + 1]));
+    }
     maximum = fmaxf(maximum, __shfl_xor_sync(~0u, maximum, 1));
     maximum = fmaxf(maximum, __shfl_xor_sync(~0u, maximum, 2));
     maximum = fmaxf(maximum * scale, rows.maximum[h]);
@@ -38,11 +40,11 @@ __device__ void FoldScores(float scale, float (&scores)[kTiles][4], SoftmaxRows&
     rows.maximum[h] = maximum;
     float sum = 0;
 #pragma unroll
-    for (auto& s : scores) {
+    for (int n = 0; n < kTiles; ++n) {
 #pragma unroll
       for (int i = 2 * h; i < 2 * h + 2; ++i) {
-        s[i] = Exp2(__fmaf_rn(s[i], scale, -maximum));
-        sum += s[i];
+        scores[n][i] = Exp2(__fmaf_rn(scores[n][i], scale, -maximum));
+        sum += scores[n][i];
       }
     }
     rows.sum[h] = rows.sum[h] * correction[h] + sum;
@@ -50,22 +52,22 @@ __device__ void FoldScores(float scale, float (&scores)[kTiles][4], SoftmaxRows&
 }
 
 template <int kTiles>
-__device__ void Correct(const float (&correction)[2], float (&out)[kTiles][4]) {
+__device__ __forceinline__ void Correct(const float (&correction)[2], float (&out)[kTiles][4]) {
   if (!__any_sync(~0u, correction[0] != 1 || correction[1] != 1)) return;
 #pragma unroll
-  for (auto& fragment : out) {
+  for (int n = 0; n < kTiles; ++n) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) fragment[i] *= correction[i / 2];
+    for (int i = 0; i < 4; ++i) out[n][i] *= correction[i / 2];
   }
 }
 
 // Weights of 16 columns, tiles 2k and 2k + 1, as a fragment of A.
 template <typename T, int kTiles>
-__device__ void PackWeights(const float (&scores)[kTiles][4], int k, uint32_t (&weights)[4]) {
+__device__ __forceinline__ void PackWeights(const float (&scores)[kTiles][4], int k, uint32_t (&weights)[4]) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const float* pair = &scores[2 * k + i / 2][i % 2 * 2];
-    weights[i] = PackPair<T>(pair[0], pair[1]);
+    const int n = 2 * k + i / 2;
+    weights[i] = PackPair<T>(scores[n][i % 2 * 2], scores[n][i % 2 * 2 + 1]);
   }
 }
 

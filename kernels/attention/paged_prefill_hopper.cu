@@ -24,7 +24,6 @@ constexpr int kPositions = 128;  // of a tile
 // lies in slot i % kSlots; barrier `full` of the slot says that it is there, `empty` that the
 // consumers have read it.
 constexpr int kSlots = 4;
-[[maybe_unused]] constexpr int kLag = 2;  // items in flight behind the one being started
 
 template <int kCols>
 struct HopperShape {
@@ -33,6 +32,10 @@ struct HopperShape {
   static constexpr int kBarriers = kConsumers * kQueryBytes + kSlots * kItemBytes;
   static constexpr int kSharedBytes = kBarriers + 2 * kSlots * 8 + 1024;  // to align it
 };
+
+#if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)  // the rest is sm_90a's alone
+
+constexpr int kLag = 2;  // items in flight behind the one that is being started
 
 // Addresses in shared memory.
 template <int kCols>
@@ -135,7 +138,7 @@ __device__ void CopyQueries(const AttentionArguments& a, const RowBlock& block, 
 
 // Starts scores = queries · keysᵀ.
 template <typename T, int kCols>
-__device__ void StartScores(uint32_t queries, uint32_t keys, float (&scores)[16][4]) {
+__device__ __forceinline__ void StartScores(uint32_t queries, uint32_t keys, float (&scores)[16][4]) {
   HoldRegisters(scores);
   FenceWarpgroup();
 #pragma unroll
@@ -149,7 +152,7 @@ __device__ void StartScores(uint32_t queries, uint32_t keys, float (&scores)[16]
 
 // Starts out += weights · values.
 template <typename T, int kCols>
-__device__ void StartValues(const uint32_t (&weights)[kPositions / 16][4], uint32_t values,
+__device__ __forceinline__ void StartValues(const uint32_t (&weights)[kPositions / 16][4], uint32_t values,
                             float (&out)[kCols / 8][4]) {
   HoldRegisters(out);
   FenceWarpgroup();
@@ -163,7 +166,7 @@ __device__ void StartValues(const uint32_t (&weights)[kPositions / 16][4], uint3
 
 // -inf where a row must not look: positions after its own.
 template <int kCols>
-__device__ void MaskTile(const ConsumerState<kCols>& state, int first, float (&scores)[16][4]) {
+__device__ __forceinline__ void MaskTile(const ConsumerState<kCols>& state, int first, float (&scores)[16][4]) {
   const int column = first + static_cast<int>(threadIdx.x) % 4 * 2;
 #pragma unroll
   for (int n = 0; n < kPositions / 8; ++n) {
@@ -172,6 +175,21 @@ __device__ void MaskTile(const ConsumerState<kCols>& state, int first, float (&s
       if (column + n * 8 + i % 2 > state.position[i / 2]) scores[n][i] = -INFINITY;
     }
   }
+}
+
+// Makes weights of a tile's scores; what was weighed before is to be multiplied by `correction`.
+template <int kCols>
+__device__ __forceinline__ void FoldTile(float scale, int tile, float (&scores)[16][4], ConsumerState<kCols>& state,
+                         float (&correction)[2]) {
+  const int whole = min(state.position[0], state.position[1]) + 1;  // seen by both rows
+  if ((tile + 1) * kPositions > whole) MaskTile(state, tile * kPositions, scores);
+  FoldScores(scale, scores, state.rows, correction);
+}
+
+template <typename T>
+__device__ __forceinline__ void PackTile(const float (&scores)[16][4], uint32_t (&weights)[kPositions / 16][4]) {
+#pragma unroll
+  for (int k = 0; k < kPositions / 16; ++k) PackWeights<T>(scores, k, weights[k]);
 }
 
 // Through shared memory, in place of the queries, so that rows leave in 16-byte chunks. The sign
@@ -205,37 +223,61 @@ __device__ void StoreRows(const AttentionArguments& a, const RowBlock& block, in
   }
 }
 
+// The consumers take turns to start products: while one's run the other computes its softmax,
+// rather than both their products at once and then both their softmaxes.
+struct Turns {
+  int group;  // 1 or 2
+  bool taken;
+
+  __device__ static int BarrierOf(int group) { return kConsumers + group; }
+  __device__ void Begin() const {
+    if (taken && group == 2) ArriveAt(BarrierOf(1), kConsumers * kGroupThreads);
+  }
+  __device__ void Take() const {
+    if (taken) SyncThreads(BarrierOf(group), kConsumers * kGroupThreads);
+  }
+  __device__ void Pass(bool last) const {
+    if (taken && !(last && group == 2)) {
+      ArriveAt(BarrierOf(3 - group), kConsumers * kGroupThreads);
+    }
+  }
+};
+
 // All tiles that the rows see. The scores of a tile are under way together with the values of the
 // tile before, which are weighed while the softmax of the scores is computed.
 template <typename T, int kCols>
-__device__ void Consume(float scale, const HopperMemory<kCols>& memory, uint32_t queries, int tiles,
-                        ConsumerState<kCols>& state) {
+__device__ __forceinline__ void Consume(float scale, const HopperMemory<kCols>& memory, const Turns& turns,
+                        int tiles, ConsumerState<kCols>& state) {
+  const uint32_t queries = memory.Queries(turns.group - 1);
   float scores[16][4];
   uint32_t weights[kPositions / 16][4];
   float correction[2];
-  const int whole = min(state.position[0], state.position[1]) + 1;  // seen by both rows
-  for (int tile = 0; tile < tiles; ++tile) {
+  turns.Begin();
+  memory.WaitUntilFull(0);
+  turns.Take();
+  StartScores<T, kCols>(queries, memory.Item(0), scores);
+  turns.Pass(tiles == 1);
+  WaitForProducts<0>();
+  HoldRegisters(scores);
+  memory.Release(0);
+  FoldTile(scale, 0, scores, state, correction);
+  PackTile<T>(scores, weights);
+  for (int tile = 1; tile < tiles; ++tile) {
     memory.WaitUntilFull(2 * tile);
+    memory.WaitUntilFull(2 * tile - 1);
+    turns.Take();
     StartScores<T, kCols>(queries, memory.Item(2 * tile), scores);
-    if (tile > 0) {
-      memory.WaitUntilFull(2 * tile - 1);
-      StartValues<T, kCols>(weights, memory.Item(2 * tile - 1), state.out);
-      WaitForProducts<1>();
-    } else {
-      WaitForProducts<0>();
-    }
+    StartValues<T, kCols>(weights, memory.Item(2 * tile - 1), state.out);
+    turns.Pass(tile == tiles - 1);
+    WaitForProducts<1>();
     HoldRegisters(scores);
     memory.Release(2 * tile);
-    if ((tile + 1) * kPositions > whole) MaskTile(state, tile * kPositions, scores);
-    FoldScores(scale, scores, state.rows, correction);
-    if (tile > 0) {
-      WaitForProducts<0>();
-      HoldRegisters(state.out);
-      memory.Release(2 * tile - 1);
-      Correct(correction, state.out);
-    }
-#pragma unroll
-    for (int k = 0; k < kPositions / 16; ++k) PackWeights<T>(scores, k, weights[k]);
+    FoldTile(scale, tile, scores, state, correction);
+    WaitForProducts<0>();
+    HoldRegisters(state.out);
+    memory.Release(2 * tile - 1);
+    Correct(correction, state.out);
+    PackTile<T>(scores, weights);
   }
   memory.WaitUntilFull(2 * tiles - 1);
   StartValues<T, kCols>(weights, memory.Item(2 * tiles - 1), state.out);
@@ -243,6 +285,8 @@ __device__ void Consume(float scale, const HopperMemory<kCols>& memory, uint32_t
   HoldRegisters(state.out);
   memory.Release(2 * tiles - 1);
 }
+
+#endif
 
 // A block per (tile of rows, KV head): rows share the tiles of keys and values. Scores stay in
 // registers: they are the fragments that weigh the values.
@@ -276,7 +320,9 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int end_row = min(first_row + kGroupRows, block.end_row);
   int own_tiles = 0;
   if (end_row > first_row) {
-    own_tiles = (block.PositionOf(a, end_row - 1) + kPositions) / kPositions;
+    // A tile that a row does not see changes nothing; with turns both need as many.
+    const Turns turns = {group, block.end_row - block.first_row > kGroupRows};
+    own_tiles = turns.taken ? tiles : (block.PositionOf(a, end_row - 1) + kPositions) / kPositions;
     const uint32_t queries = memory.Queries(group - 1);
     CopyQueries<T, kCols>(a, block, first_row, queries);
     SyncThreads(group, kGroupThreads);
@@ -285,7 +331,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       const int row = threadIdx.x % kGroupThreads / 32 * 16 + h * 8 + threadIdx.x % 32 / 4;
       state.position[h] = block.PositionOf(a, first_row + row);
     }
-    Consume<T, kCols>(a.scale, memory, queries, own_tiles, state);
+    Consume<T, kCols>(a.scale, memory, turns, own_tiles, state);
     SyncThreads(group, kGroupThreads);  // the queries have been read
     StoreRows<T, kCols>(a, block, first_row, state,
                         unaligned + (queries - SharedAddress(unaligned)));

@@ -40,16 +40,16 @@ __device__ inline void CommitProducts() {
 }
 // Waits until all but the latest N groups of products are done.
 template <int N>
-__device__ void WaitForProducts() {
+__device__ __forceinline__ void WaitForProducts() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
 }
 // Keeps the compiler from moving uses of registers that a product is writing across this point.
 template <int kTiles>
-__device__ void HoldRegisters(float (&sum)[kTiles][4]) {
+__device__ __forceinline__ void HoldRegisters(float (&sum)[kTiles][4]) {
 #pragma unroll
-  for (auto& fragment : sum) {
+  for (int n = 0; n < kTiles; ++n) {
 #pragma unroll
-    for (float& x : fragment) asm volatile("" : "+f"(x)::"memory");
+    for (int i = 0; i < 4; ++i) asm volatile("" : "+f"(sum[n][i])::"memory");
   }
 }
 
@@ -86,7 +86,7 @@ __device__ void HoldRegisters(float (&sum)[kTiles][4]) {
 // clang-format on
 
 template <typename T>
-__device__ void MultiplyRows(float (&sum)[16][4], uint64_t a, uint64_t b, bool accumulate) {
+__device__ __forceinline__ void MultiplyRows(float (&sum)[16][4], uint64_t a, uint64_t b, bool accumulate) {
   if constexpr (std::is_same_v<T, __half>) {
     CARAVAN_SCORES("f16");
   } else {
@@ -95,7 +95,7 @@ __device__ void MultiplyRows(float (&sum)[16][4], uint64_t a, uint64_t b, bool a
 }
 
 template <typename T>
-__device__ void AddProduct(float (&sum)[16][4], const uint32_t (&a)[4], uint64_t b) {
+__device__ __forceinline__ void AddProduct(float (&sum)[16][4], const uint32_t (&a)[4], uint64_t b) {
   if constexpr (std::is_same_v<T, __half>) {
     CARAVAN_VALUES_128("f16");
   } else {
@@ -104,7 +104,7 @@ __device__ void AddProduct(float (&sum)[16][4], const uint32_t (&a)[4], uint64_t
 }
 
 template <typename T>
-__device__ void AddProduct(float (&sum)[8][4], const uint32_t (&a)[4], uint64_t b) {
+__device__ __forceinline__ void AddProduct(float (&sum)[8][4], const uint32_t (&a)[4], uint64_t b) {
   if constexpr (std::is_same_v<T, __half>) {
     CARAVAN_VALUES_64("f16");
   } else {
@@ -154,6 +154,10 @@ __device__ inline void WaitForPhase(uint32_t barrier, int parity) {
 // Waits for the `threads` threads that meet at one of the block's numbered barriers.
 __device__ inline void SyncThreads(int number, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
+}
+// Counts as `threads` do there, without waiting.
+__device__ inline void ArriveAt(int number, int threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");
 }
 
 }  // namespace caravan::cuda

@@ -187,7 +187,7 @@ void Cases(benchmark::internal::Benchmark* bench) {
                                            {256, 256},
                                            {256, 1024}}) {
     add({32, 8, 128, sequences, 1, context}, kBf16, kFast);
-    if (int64_t{sequences} * context <= 256 * 1024) {
+    if (int64_t{sequences} * context <= int64_t{256} * 1024) {
       add({32, 32, 128, sequences, 1, context}, kBf16, kFast);
     }
   }
@@ -228,7 +228,8 @@ void BM_RopeAppendKvCuda(benchmark::State& state) {
   const int64_t columns = int64_t{48} * 128;
   const DeviceMemory rope_rows =
       DeviceBatch::Upload(std::vector<int32_t>(static_cast<size_t>(rows), 1), *stream);
-  const DeviceMemory cos_sin = DeviceMemory::Allocate(2 * 128 * 4);  // zeros: queries stay finite
+  const DeviceMemory cos_sin =
+      DeviceMemory::Allocate(int64_t{2} * 128 * 4);  // zeros: queries stay finite
   CARAVAN_CHECK(2 * rows * columns <= batch.memory().q.bytes(), "too many rows");
   while (state.KeepRunning()) {
     const double seconds = CudaSeconds(*stream, 32, [&](int i) {

@@ -129,6 +129,7 @@ TEST_P(PagedAttentionTest, AgreesWithFloat64HoweverTheWorkIsSplit) {
   CheckAttention(GetParam(), {4, 1, 64, 16}, {{0, 5000, 1}}, {.num_decodes = 1});
   CheckAttention(GetParam(), {8, 8, 64, 16}, {{0, 700, 1}, {1, 3, 1}}, {.num_decodes = 2});
   std::vector<QueryPart> parts;
+  parts.reserve(1101);
   for (int32_t s = 0; s < 1100; ++s) parts.push_back({static_cast<size_t>(s), s % 41, 1});
   parts.push_back({0, 0, 3});
   CheckAttention(GetParam(), {2, 1, 32, 16}, parts, {.num_decodes = 1100});
