@@ -2,8 +2,8 @@
 // arXiv:2407.08608): one warpgroup copies tiles of keys and values, two multiply, each with 64 rows
 // of its own, so that one's softmax runs while the other multiplies. Tiles come from the first one
 // on, so that the bits of a row do not depend on what else is in its batch.
-#include "kernels/attention/online_softmax.cuh"
-#include "kernels/attention/paged_attention.cuh"
+#include "kernels/device/attention/arguments.cuh"
+#include "kernels/device/attention/online_softmax.cuh"
 #include "kernels/device/cuda_check.h"
 #include "kernels/device/elements.cuh"
 #include "kernels/device/launch.cuh"

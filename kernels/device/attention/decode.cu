@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "kernels/attention/paged_decode.cuh"
-#include "kernels/attention/paged_decode_steps.cuh"
+#include "kernels/device/attention/decode.cuh"
+#include "kernels/device/attention/decode_steps.cuh"
 #include "kernels/device/cuda_check.h"
 #include "kernels/device/elements.cuh"
 #include "kernels/device/launch.cuh"

@@ -2,7 +2,7 @@
 // merges them.
 #pragma once
 
-#include "kernels/attention/paged_attention.cuh"
+#include "kernels/device/attention/arguments.cuh"
 
 namespace caravan::cuda {
 

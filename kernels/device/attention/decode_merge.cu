@@ -1,4 +1,4 @@
-#include "kernels/attention/paged_decode.cuh"
+#include "kernels/device/attention/decode.cuh"
 #include "kernels/device/cuda_check.h"
 #include "kernels/device/elements.cuh"
 #include "kernels/device/launch.cuh"

@@ -1,8 +1,8 @@
 // Prefill attention after FlashAttention-2 (Dao 2023, arXiv:2307.08691) over paged KV: a block
 // keeps its query rows and walks along the positions they see, in tiles from the first one on, so
 // that the bits of a row do not depend on what else is in its batch.
-#include "kernels/attention/online_softmax.cuh"
-#include "kernels/attention/paged_attention.cuh"
+#include "kernels/device/attention/arguments.cuh"
+#include "kernels/device/attention/online_softmax.cuh"
 #include "kernels/device/cuda_check.h"
 #include "kernels/device/elements.cuh"
 #include "kernels/device/launch.cuh"
