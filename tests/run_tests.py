@@ -6,6 +6,7 @@ conformance) in a virtual environment under build/venv. Nothing outlives its tim
 """
 
 import argparse
+import collections
 import hashlib
 import os
 import pathlib
@@ -180,6 +181,11 @@ def run_pytest(options, counts):
         counts.add(f"pytest: {describe(code, limit_s)}", "failed")
 
 
+def group_skipped(names):
+    """(name, number of cases) with the cases of one parametrised test together: each operator has many for a GPU."""
+    return sorted(collections.Counter(re.sub(r"(/[\w.]+|\[.*\])$", "", name) for name in names).items())
+
+
 def main():
     parser = argparse.ArgumentParser(prog="caravan test", description="Builds and runs every test.")
     parser.add_argument("--long", action="store_true", help="also the tests that take hours")
@@ -192,8 +198,8 @@ def main():
     for program in sorted((BUILD / "release" / "bin").glob("*_bench")):
         run_benchmark(program, options, counts)
     run_pytest(options, counts)
-    for name in counts.skipped:
-        print(f"skipped: {name}")
+    for name, number in group_skipped(counts.skipped):
+        print(f"skipped: {name}" + (f" ({number} cases)" if number > 1 else ""))
     for name in counts.failed:
         print(f"failed: {name}")
     print(f"{counts.passed} passed, {len(counts.failed)} failed", flush=True)
