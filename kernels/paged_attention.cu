@@ -2,8 +2,8 @@
 #include <numbers>
 #include <string>
 
-#include "kernels/attention/attention_paths.h"
-#include "kernels/attention/paged_attention.cuh"
+#include "kernels/device/attention/arguments.cuh"
+#include "kernels/device/attention/paths.h"
 #include "kernels/device/cuda_check.h"
 #include "kernels/device/cuda_stream.h"
 #include "kernels/device/elements.cuh"

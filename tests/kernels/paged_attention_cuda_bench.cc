@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "kernels/attention/attention_paths.h"
 #include "kernels/check.h"
+#include "kernels/device/attention/paths.h"
 #include "kernels/device/device_memory.h"
 #include "kernels/dummy_fill.h"
 #include "kernels/paged_attention.h"

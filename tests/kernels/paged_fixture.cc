@@ -5,7 +5,7 @@
 #include <numeric>
 #include <random>
 
-#include "kernels/attention/attention_paths.h"
+#include "kernels/device/attention/paths.h"
 #include "kernels/paged_attention.h"
 
 namespace caravan {

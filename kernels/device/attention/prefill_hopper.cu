@@ -2,8 +2,8 @@
 // arXiv:2407.08608): one warpgroup copies tiles of keys and values, two multiply, each with 64 rows
 // of its own, so that one's softmax runs while the other multiplies. Tiles come from the first one
 // on, so that the bits of a row do not depend on what else is in its batch.
-#include "kernels/attention/online_softmax.cuh"
-#include "kernels/attention/paged_attention.cuh"
+#include "kernels/device/attention/arguments.cuh"
+#include "kernels/device/attention/online_softmax.cuh"
 #include "kernels/device/cuda_check.h"
 #include "kernels/device/elements.cuh"
 #include "kernels/device/launch.cuh"
@@ -90,18 +90,26 @@ class Producer {
     PublishToProducts();
     Arrive(memory_.Full(item - kLag));
   }
-  // Positions that no row sees are zeroed: what lies in the cache there may be anything, NaN too.
   __device__ void CopyItem(const T* source, int first, uint32_t shared) const {
-    const int thread = threadIdx.x % kGroupThreads;
-    const int chunk = thread % kChunks;
-    const bool valid_chunk = chunk * 8 < a_.head_size;
+    const int first_row = threadIdx.x % kGroupThreads / kChunks;
+    if (TileOffsets<kPositions>::Serve(a_)) {
 #pragma unroll 8
-    for (int row = thread / kChunks; row < kPositions; row += kRowStep) {
-      const bool valid = first + row < block_.positions && valid_chunk;
-      const int64_t offset = offsets_.Of(a_, table_, block_.kv_head, row, valid);
-      CopyAsync16(shared + PanelTile<kPositions>::Offset(row, chunk), source + offset + chunk * 8,
-                  valid);
+      for (int row = first_row; row < kPositions; row += kRowStep) {
+        CopyChunk(source + offsets_.Of(a_, row), row, first, shared);
+      }
+      return;
     }
+#pragma unroll 1
+    for (int row = first_row; row < kPositions; row += kRowStep) {
+      const int position = min(first + row, block_.positions - 1);
+      CopyChunk(source + a_.OffsetOf(table_, block_.kv_head, position), row, first, shared);
+    }
+  }
+  // Positions that no row sees are zeroed: what lies in the cache there may be anything, NaN too.
+  __device__ void CopyChunk(const T* source, int row, int first, uint32_t shared) const {
+    const int chunk = threadIdx.x % kChunks;
+    const bool valid = first + row < block_.positions && chunk * 8 < a_.head_size;
+    CopyAsync16(shared + PanelTile<kPositions>::Offset(row, chunk), source + chunk * 8, valid);
   }
 
   const AttentionArguments& a_;
@@ -138,7 +146,8 @@ __device__ void CopyQueries(const AttentionArguments& a, const RowBlock& block, 
 
 // Starts scores = queries · keysᵀ.
 template <typename T, int kCols>
-__device__ __forceinline__ void StartScores(uint32_t queries, uint32_t keys, float (&scores)[16][4]) {
+__device__ __forceinline__ void StartScores(uint32_t queries, uint32_t keys,
+                                            float (&scores)[16][4]) {
   HoldRegisters(scores);
   FenceWarpgroup();
 #pragma unroll
@@ -152,8 +161,8 @@ __device__ __forceinline__ void StartScores(uint32_t queries, uint32_t keys, flo
 
 // Starts out += weights · values.
 template <typename T, int kCols>
-__device__ __forceinline__ void StartValues(const uint32_t (&weights)[kPositions / 16][4], uint32_t values,
-                            float (&out)[kCols / 8][4]) {
+__device__ __forceinline__ void StartValues(const uint32_t (&weights)[kPositions / 16][4],
+                                            uint32_t values, float (&out)[kCols / 8][4]) {
   HoldRegisters(out);
   FenceWarpgroup();
 #pragma unroll
@@ -166,7 +175,8 @@ __device__ __forceinline__ void StartValues(const uint32_t (&weights)[kPositions
 
 // -inf where a row must not look: positions after its own.
 template <int kCols>
-__device__ __forceinline__ void MaskTile(const ConsumerState<kCols>& state, int first, float (&scores)[16][4]) {
+__device__ __forceinline__ void MaskTile(const ConsumerState<kCols>& state, int first,
+                                         float (&scores)[16][4]) {
   const int column = first + static_cast<int>(threadIdx.x) % 4 * 2;
 #pragma unroll
   for (int n = 0; n < kPositions / 8; ++n) {
@@ -179,15 +189,16 @@ __device__ __forceinline__ void MaskTile(const ConsumerState<kCols>& state, int 
 
 // Makes weights of a tile's scores; what was weighed before is to be multiplied by `correction`.
 template <int kCols>
-__device__ __forceinline__ void FoldTile(float scale, int tile, float (&scores)[16][4], ConsumerState<kCols>& state,
-                         float (&correction)[2]) {
+__device__ __forceinline__ void FoldTile(float scale, int tile, float (&scores)[16][4],
+                                         ConsumerState<kCols>& state, float (&correction)[2]) {
   const int whole = min(state.position[0], state.position[1]) + 1;  // seen by both rows
   if ((tile + 1) * kPositions > whole) MaskTile(state, tile * kPositions, scores);
   FoldScores(scale, scores, state.rows, correction);
 }
 
 template <typename T>
-__device__ __forceinline__ void PackTile(const float (&scores)[16][4], uint32_t (&weights)[kPositions / 16][4]) {
+__device__ __forceinline__ void PackTile(const float (&scores)[16][4],
+                                         uint32_t (&weights)[kPositions / 16][4]) {
 #pragma unroll
   for (int k = 0; k < kPositions / 16; ++k) PackWeights<T>(scores, k, weights[k]);
 }
@@ -246,8 +257,9 @@ struct Turns {
 // All tiles that the rows see. The scores of a tile are under way together with the values of the
 // tile before, which are weighed while the softmax of the scores is computed.
 template <typename T, int kCols>
-__device__ __forceinline__ void Consume(float scale, const HopperMemory<kCols>& memory, const Turns& turns,
-                        int tiles, ConsumerState<kCols>& state) {
+__device__ __forceinline__ void Consume(float scale, const HopperMemory<kCols>& memory,
+                                        const Turns& turns, int tiles,
+                                        ConsumerState<kCols>& state) {
   const uint32_t queries = memory.Queries(turns.group - 1);
   float scores[16][4];
   uint32_t weights[kPositions / 16][4];

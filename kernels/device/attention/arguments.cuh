@@ -155,21 +155,17 @@ class TileOffsets {
   // Looks up the positions from `first` on, of those before `end`. By whole warps.
   __device__ void Load(const AttentionArguments& a, const int32_t* table, int kv_head, int first,
                        int end) {
-    first_ = first;
     const int position = first + static_cast<int>(threadIdx.x) % (kPositions / kRun) * kRun;
     of_lane_ = position < end ? a.OffsetOf(table, kv_head, position) : 0;
   }
-  // Elements in front of row `row` of the tile, whose position is before `end`. By whole warps.
-  __device__ int64_t Of(const AttentionArguments& a, const int32_t* table, int kv_head, int row,
-                        bool valid) const {
-    if (a.block_tokens % kRun == 0) {
-      return __shfl_sync(~0u, of_lane_, row / kRun) + row % kRun * a.head_size;
-    }
-    return valid ? a.OffsetOf(table, kv_head, first_ + row) : 0;
+  // Whether a run lies in one block. Else each position has to be looked up by itself.
+  __device__ static bool Serve(const AttentionArguments& a) { return a.block_tokens % kRun == 0; }
+  // Elements in front of row `row` of the tile. By whole warps.
+  __device__ int64_t Of(const AttentionArguments& a, int row) const {
+    return __shfl_sync(~0u, of_lane_, row / kRun) + row % kRun * a.head_size;
   }
 
  private:
-  int first_ = 0;
   int64_t of_lane_ = 0;
 };
 

@@ -1,8 +1,8 @@
 // How one warp walks along the steps of decode attention: copies ahead, tensor cores, softmax.
 #pragma once
 
-#include "kernels/attention/online_softmax.cuh"
-#include "kernels/attention/paged_decode.cuh"
+#include "kernels/device/attention/decode.cuh"
+#include "kernels/device/attention/online_softmax.cuh"
 #include "kernels/device/tensor_core.cuh"
 
 namespace caravan::cuda {

@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "kernels/attention/paged_decode.cuh"
-#include "kernels/attention/paged_decode_steps.cuh"
+#include "kernels/device/attention/decode.cuh"
+#include "kernels/device/attention/decode_steps.cuh"
 #include "kernels/device/cuda_check.h"
 #include "kernels/device/elements.cuh"
 #include "kernels/device/launch.cuh"
@@ -40,17 +40,18 @@ __device__ void StoreUnit(const AttentionArguments& a, const DecodePart& part,
 }
 
 template <int kCols>
-__device__ void StorePartial(const AttentionArguments& a, const DecodePlan& plan,
-                             const DecodePart& part, unsigned worker,
+__device__ void StorePartial(const DecodeWork& work, const DecodePart& part,
                              const DecodeState<kCols>& state) {
+  const AttentionArguments& a = work.a;
+  const DecodePlan& plan = work.plan;
   const int lane = threadIdx.x % 32;
-  const int64_t partial = int64_t{2} * worker + (part.first_step == 0 ? 1 : 0);
+  if (lane == 0) work.RecordCut(part);
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const int row = lane / 4 + 8 * h;
     const float total = state.rows.Total(h);
     if (row >= part.rows) continue;
-    const int64_t index = partial * plan.unit_rows + row;
+    const int64_t index = work.PartialOf(part) * plan.unit_rows + row;
     float* sums = plan.partial_sums + index * a.head_size + lane % 4 * 2;
 #pragma unroll
     for (int n = 0; n < kCols / 8; ++n) {
@@ -89,7 +90,7 @@ __device__ void StoreShare(const DecodeState<kCols>& state, WarpShare<kCols>& sh
 
 // Merges the warps' shares in their order, into the output or the worker's partial.
 template <typename T, int kCols>
-__device__ void MergeShares(const DecodeWork& work, const DecodePart& part, unsigned worker,
+__device__ void MergeShares(const DecodeWork& work, const DecodePart& part,
                             const unsigned char* memory) {
   using Shape = DecodeShape<kCols>;
   const AttentionArguments& a = work.a;
@@ -118,11 +119,11 @@ __device__ void MergeShares(const DecodeWork& work, const DecodePart& part, unsi
           pack;
       continue;
     }
-    const int64_t index =
-        (int64_t{2} * worker + (part.first_step == 0 ? 1 : 0)) * work.plan.unit_rows + row;
+    const int64_t index = work.PartialOf(part) * work.plan.unit_rows + row;
     *reinterpret_cast<Pack<float, 4>*>(work.plan.partial_sums + index * a.head_size + column) =
         sums;
     if (column == 0) work.plan.partial_stats[index] = make_float2(greatest, total);
+    if (i == 0) work.RecordCut(part);
   }
 }
 
@@ -139,19 +140,20 @@ __global__ void __launch_bounds__(DecodeShape<kCols>::kWarps * 32)
   WaitForPredecessor();
   const SequenceTable sequences(memory + Shape::kStagesBytes, plan.count);
   LoadSequences<Shape::kWarps * 32>(a, plan.count, sequences);
-  if (blockIdx.x == 0) {
-    for (int s = threadIdx.x; s <= plan.count; s += blockDim.x) {
-      plan.first_steps[s] = sequences.first_steps[s];
-    }
-  }
   const StepLine line(plan, sequences.first_steps[plan.count]);
   const unsigned warp = threadIdx.x / 32;
-  const DecodeWork work = {a, plan, sequences,
-                           SharedAddress(memory) + warp * Shape::kStages * Shape::kStageBytes};
   // Where there are fewer parts than warps, each is on an SM of its own.
   const unsigned worker = together ? blockIdx.x : warp * gridDim.x + blockIdx.x;
+  if (threadIdx.x % (together ? Shape::kWarps * 32 : 32) == 0) plan.cuts[worker].sequence = -1;
   if (worker >= line.workers) return;
   const unsigned end = line.FirstStepOf(worker + 1);
+  const DecodeWork work = {a,
+                           plan,
+                           sequences,
+                           line,
+                           worker,
+                           end,
+                           SharedAddress(memory) + warp * Shape::kStages * Shape::kStageBytes};
   DecodeState<kCols> state;
   for (unsigned step = line.FirstStepOf(worker); step < end;) {
     DecodePart part;
@@ -168,7 +170,7 @@ __global__ void __launch_bounds__(DecodeShape<kCols>::kWarps * 32)
       if (done.is_whole()) {
         StoreUnit<T>(a, done, state);
       } else {
-        StorePartial(a, plan, done, worker, state);
+        StorePartial(work, done, state);
       }
     });
     if (!together) return;
@@ -176,7 +178,7 @@ __global__ void __launch_bounds__(DecodeShape<kCols>::kWarps * 32)
     StoreShare(state, *reinterpret_cast<WarpShare<kCols>*>(memory + warp * Shape::kStages *
                                                                         Shape::kStageBytes));
     __syncthreads();
-    MergeShares<T, kCols>(work, part, worker, memory);
+    MergeShares<T, kCols>(work, part, memory);
     __syncthreads();
     step += part.num_steps();
   }
@@ -195,8 +197,9 @@ void PlaceInWorkspace(const AttentionArguments& a, const CudaStream& stream, Dec
   const int64_t rows = int64_t{2} * plan.workers * plan.unit_rows;
   plan.partial_sums = static_cast<float*>(stream.workspace());
   plan.partial_stats = reinterpret_cast<float2*>(plan.partial_sums + rows * a.head_size);
-  plan.first_steps = reinterpret_cast<int32_t*>(plan.partial_stats + rows);
-  const int64_t bytes = rows * (a.head_size * 4 + 8) + (plan.count + 1) * 4;
+  plan.cuts = reinterpret_cast<CutUnit*>(plan.partial_stats + rows);  // rows are even
+  const int64_t bytes =
+      rows * (a.head_size * 4 + 8) + plan.workers * static_cast<int64_t>(sizeof(CutUnit));
   CARAVAN_CHECK(bytes <= stream.workspace_bytes(), "attention needs ", bytes,
                 " bytes of workspace, not ", stream.workspace_bytes());
 }
@@ -214,7 +217,7 @@ void LaunchSlice(const AttentionArguments& a, int32_t count, int64_t max_context
   const int64_t most_steps = units * ((max_context + kDecodeStep - 1) / kDecodeStep);
   const int blocks = static_cast<int>(std::max<int64_t>(
       1, std::min<int64_t>(most_steps, int64_t{stream.device().num_multiprocessors} * per_sm)));
-  const bool together = units * 4 < int64_t{blocks} * Shape::kWarps;
+  const bool together = units * 24 < int64_t{blocks} * Shape::kWarps;
   plan.workers = together ? blocks : blocks * Shape::kWarps;
   // Merging costs more than what a second step in each warp does.
   plan.least_steps = together ? 2 * Shape::kWarps : 1;

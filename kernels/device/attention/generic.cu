@@ -1,7 +1,7 @@
 // Attention for what the tensor-core kernels do not take: float32, mixed dtypes, odd head sizes,
 // rows that are not aligned.
-#include "kernels/attention/paged_attention.cuh"
 #include "kernels/device/any_dtype.cuh"
+#include "kernels/device/attention/arguments.cuh"
 #include "kernels/device/cuda_check.h"
 #include "kernels/device/elements.cuh"
 #include "kernels/device/launch.cuh"
@@ -128,7 +128,7 @@ __global__ void __launch_bounds__(32 * kWarps)
 #pragma unroll
     for (int c = 0; c < kMostColumns / 32; ++c) {
       const int d = lane + 32 * c;
-      if (d < a.head_size) {  // + 0: see StoreRows of paged_prefill.cu
+      if (d < a.head_size) {  // + 0: see StoreRows of prefill.cu
         StoreElement(a.out, types.out, target + d, state.out[r][c] / state.sum[r] + 0.0f);
       }
     }

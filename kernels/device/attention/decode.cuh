@@ -2,12 +2,21 @@
 // merges them.
 #pragma once
 
-#include "kernels/attention/paged_attention.cuh"
+#include "kernels/device/attention/arguments.cuh"
 
 namespace caravan::cuda {
 
 constexpr int kDecodeStep = 16;  // positions that a warp handles at once
 constexpr int kUnitRows = 16;    // query heads that it does so for, at most
+
+// A unit that has to be merged, in the place of the worker that has its first part. The next
+// workers have the others.
+struct alignas(16) CutUnit {
+  int sequence;  // -1: no such unit
+  int first_head;
+  int rows;
+  int partials;
+};
 
 // A unit is up to kUnitRows query heads of one KV head of one sequence. A worker is a warp, or all
 // warps of a block where units are few. Memory of one part of a unit's positions: `unit_rows`
@@ -19,7 +28,7 @@ struct DecodePlan {
   int32_t unit_rows;      // most rows of a unit
   int32_t workers;        // of the grid
   int32_t least_steps;    // of a worker
-  int32_t* first_steps;   // [count + 1] of each sequence, in steps of one unit
+  CutUnit* cuts;          // [workers]
   float* partial_sums;    // [2 · workers, unit_rows, head_size]
   float2* partial_stats;  // [2 · workers, unit_rows]
 };
@@ -117,7 +126,22 @@ struct DecodeWork {
   const AttentionArguments& a;
   const DecodePlan& plan;
   const SequenceTable& sequences;
-  uint32_t stages;  // its ring of stages in shared memory
+  const StepLine& line;
+  unsigned worker;
+  unsigned end;     // of the worker's steps
+  uint32_t stages;  // the warp's ring of stages in shared memory
+
+  // The number of the worker's partial that a part is, which is not its whole unit. One thread of
+  // the worker also calls RecordCut for it.
+  __device__ int64_t PartialOf(const DecodePart& part) const {
+    return int64_t{2} * worker + (part.first_step == 0 ? 1 : 0);
+  }
+  __device__ void RecordCut(const DecodePart& part) const {
+    if (part.first_step != 0) return;  // another worker has recorded the unit
+    const unsigned last_step = end + (part.steps - part.end_step) - 1;
+    plan.cuts[worker] = {part.sequence, part.first_head, part.rows,
+                         static_cast<int>(line.WorkerOf(last_step) - worker) + 1};
+  }
 
   // The steps [step, end) of the line as far as they lie in one unit.
   __device__ DecodePart PartAt(unsigned step, unsigned end) const {

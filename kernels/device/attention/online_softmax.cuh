@@ -24,8 +24,8 @@ struct SoftmaxRows {
 // Makes weights of the scores; what was weighed before is to be multiplied by `correction`. The
 // first tile must have a finite score in each row. `scale`, above 0, is that of exponents of two.
 template <int kTiles>
-__device__ __forceinline__ void FoldScores(float scale, float (&scores)[kTiles][4], SoftmaxRows& rows,
-                           float (&correction)[2]) {
+__device__ __forceinline__ void FoldScores(float scale, float (&scores)[kTiles][4],
+                                           SoftmaxRows& rows, float (&correction)[2]) {
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     float maximum = -INFINITY;
@@ -63,7 +63,8 @@ __device__ __forceinline__ void Correct(const float (&correction)[2], float (&ou
 
 // Weights of 16 columns, tiles 2k and 2k + 1, as a fragment of A.
 template <typename T, int kTiles>
-__device__ __forceinline__ void PackWeights(const float (&scores)[kTiles][4], int k, uint32_t (&weights)[4]) {
+__device__ __forceinline__ void PackWeights(const float (&scores)[kTiles][4], int k,
+                                            uint32_t (&weights)[4]) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const int n = 2 * k + i / 2;

@@ -1,4 +1,4 @@
-#include "kernels/attention/paged_decode.cuh"
+#include "kernels/device/attention/decode.cuh"
 #include "kernels/device/cuda_check.h"
 #include "kernels/device/elements.cuh"
 #include "kernels/device/launch.cuh"
@@ -48,14 +48,17 @@ struct MergedRow {
   }
 };
 
-// The warp's share of the partials, every so many-th, in ascending order.
-__device__ MergedRow SumPartials(const Partials& partials, int head_size) {
+// Every `step`th partial from `first` on, in ascending order.
+struct Share {
+  int first;
+  int step;
+};
+__device__ MergedRow SumPartials(const Partials& partials, const Share& share, int head_size) {
   const int column = threadIdx.x % 32 * kMergeColumns;
-  const int warps = blockDim.x / 32;
   const float greatest = GreatestOf(partials);
   MergedRow result = {};
 #pragma unroll 4
-  for (int i = threadIdx.x / 32; i < partials.count; i += warps) {
+  for (int i = share.first; i < partials.count; i += share.step) {
     const int index = partials.IndexOf(i);
     const float2 stats = partials.plan.partial_stats[index];
     const float weight = Exp2(stats.x - greatest);
@@ -71,38 +74,14 @@ __device__ MergedRow SumPartials(const Partials& partials, int head_size) {
   return result;
 }
 
-// A block per row of a unit, its warps over the partials, its lanes over the head: there are many
-// partials where there are few rows. Units that one worker did whole are already stored.
 template <typename T>
-__global__ void __launch_bounds__(32 * kMergeWarps)
-    MergeKernel(const AttentionArguments a, const DecodePlan plan) {
-  ReleaseSuccessor();
-  WaitForPredecessor();
-  const int unit = blockIdx.x / plan.unit_rows;
-  const int row = blockIdx.x % plan.unit_rows;
-  const int sequence = blockIdx.y;
-  const int head_in_group = unit % plan.units_per_kv_head * kUnitRows + row;
-  const int first = plan.first_steps[sequence];
-  const int steps = plan.first_steps[sequence + 1] - first;
-  if (steps == 0 || head_in_group >= a.group) return;
-  const StepLine line(plan, plan.first_steps[plan.count]);
-  const unsigned begin = static_cast<unsigned>(first) * plan.units + unit * steps;
-  const unsigned first_worker = line.WorkerOf(begin);
-  const unsigned last_worker = line.WorkerOf(begin + steps - 1);
-  if (first_worker == last_worker) return;
-  MergedRow merged = SumPartials(
-      {plan, first_worker, static_cast<int>(last_worker - first_worker + 1), row}, a.head_size);
-  extern __shared__ MergedRow shares[];  // [warps, lanes]
-  shares[threadIdx.x] = merged;
-  __syncthreads();
-  if (threadIdx.x >= 32) return;
-  for (unsigned other = threadIdx.x + 32; other < blockDim.x; other += 32) {
-    merged.Add(shares[other]);
-  }
-  const int64_t head = int64_t{unit / plan.units_per_kv_head} * a.group + head_in_group;
-  T* out = static_cast<T*>(a.out) + sequence * a.out_stride + head * a.head_size;
+__device__ void StoreRow(const AttentionArguments& a, const CutUnit& unit, int row,
+                         const MergedRow& merged) {
+  T* out = static_cast<T*>(a.out) + unit.sequence * a.out_stride +
+           int64_t{unit.first_head + row} * a.head_size;
+#pragma unroll
   for (int c = 0; c < 2; ++c) {
-    const int column = static_cast<int>(threadIdx.x) * kMergeColumns + c * 128;
+    const int column = static_cast<int>(threadIdx.x) % 32 * kMergeColumns + c * 128;
     if (column >= a.head_size) continue;
     Pack<T, kMergeColumns> pack;
     for (int k = 0; k < kMergeColumns; ++k) {
@@ -112,17 +91,47 @@ __global__ void __launch_bounds__(32 * kMergeWarps)
   }
 }
 
+// A block per worker, for the unit that is first cut there, and for every gridDim.y-th of its rows.
+// Lanes share the head; warps have a row each, or share the partials of one where these are many.
+// Most units of a large batch are whole, and are stored already.
+template <typename T>
+__global__ void __launch_bounds__(32 * kMergeWarps)
+    MergeKernel(const AttentionArguments a, const DecodePlan plan) {
+  __shared__ MergedRow shares[32 * kMergeWarps];
+  ReleaseSuccessor();
+  WaitForPredecessor();
+  const CutUnit unit = plan.cuts[blockIdx.x];
+  if (unit.sequence < 0) return;
+  const int warp = threadIdx.x / 32;
+  if (unit.partials <= 8) {
+    for (int row = blockIdx.y + warp * gridDim.y; row < unit.rows; row += kMergeWarps * gridDim.y) {
+      const Partials partials = {plan, blockIdx.x, unit.partials, row};
+      StoreRow<T>(a, unit, row, SumPartials(partials, {0, 1}, a.head_size));
+    }
+    return;
+  }
+  for (int row = blockIdx.y; row < unit.rows; row += gridDim.y) {
+    const Partials partials = {plan, blockIdx.x, unit.partials, row};
+    shares[threadIdx.x] = SumPartials(partials, {warp, kMergeWarps}, a.head_size);
+    __syncthreads();
+    if (warp == 0) {
+      MergedRow merged = shares[threadIdx.x];
+      for (int w = 1; w < kMergeWarps; ++w) merged.Add(shares[w * 32 + threadIdx.x]);
+      StoreRow<T>(a, unit, row, merged);
+    }
+    __syncthreads();
+  }
+}
+
 }  // namespace
 
 void LaunchDecodeMerge(const AttentionArguments& arguments, const DecodePlan& plan, DType dtype,
                        CudaStream& stream) {
-  // About as many partials a unit as there are workers for it.
-  const int64_t partials = plan.workers / (int64_t{plan.count} * plan.units) + 1;
-  const int warps = partials > 8 ? kMergeWarps : partials > 4 ? 2 : 1;
-  const LaunchShape shape = {.grid = dim3(static_cast<unsigned>(plan.units * plan.unit_rows),
-                                          static_cast<unsigned>(plan.count)),
-                             .threads = 32 * warps,
-                             .shared_bytes = warps * 32 * sizeof(MergedRow)};
+  // Few units have many partials: then each row has a block of its own.
+  const bool many = plan.workers > int64_t{8} * plan.count * plan.units;
+  const LaunchShape shape = {.grid = dim3(static_cast<unsigned>(plan.workers),
+                                          static_cast<unsigned>(many ? plan.unit_rows : 1)),
+                             .threads = 32 * kMergeWarps};
   if (dtype == DType::kFloat16) {
     LaunchDependent(MergeKernel<__half>, shape, stream, arguments, plan);
   } else {

@@ -1,8 +1,8 @@
 // Prefill attention after FlashAttention-2 (Dao 2023, arXiv:2307.08691) over paged KV: a block
 // keeps its query rows and walks along the positions they see, in tiles from the first one on, so
 // that the bits of a row do not depend on what else is in its batch.
-#include "kernels/attention/online_softmax.cuh"
-#include "kernels/attention/paged_attention.cuh"
+#include "kernels/device/attention/arguments.cuh"
+#include "kernels/device/attention/online_softmax.cuh"
 #include "kernels/device/cuda_check.h"
 #include "kernels/device/elements.cuh"
 #include "kernels/device/launch.cuh"
@@ -43,23 +43,43 @@ __device__ void CopyQueries(const AttentionArguments& a, const RowBlock& block, 
   }
 }
 
-// Positions that no row sees are zeroed: what lies in the cache there may be anything, NaN too.
+// Copies one chunk of keys and of values of a row, which begin at `source` elements. Positions that
+// no row sees are zeroed: what lies in the cache there may be anything, NaN too.
+template <typename T, int kCols>
+__device__ void CopyChunk(const AttentionArguments& a, int64_t source, int index, int visible,
+                          uint32_t shared) {
+  using Tile = SwizzledTile<kCols>;
+  const int row = index / Tile::kChunks;
+  const int chunk = index % Tile::kChunks;
+  const bool valid = row < visible && chunk * 8 < a.head_size;
+  const uint32_t to = shared + Tile::Offset(row, chunk);
+  CopyAsync16(to, static_cast<const T*>(a.keys) + source + chunk * 8, valid);
+  CopyAsync16(to + PrefillShape<kCols>::kTileBytes,
+              static_cast<const T*>(a.values) + source + chunk * 8, valid);
+}
+
+// Starts to copy the keys and values of the positions from `first` on.
 template <typename T, int kCols>
 __device__ void CopyTile(const AttentionArguments& a, const RowBlock& block, const int32_t* table,
                          const TileOffsets<PrefillShape<kCols>::kPositions>& offsets, int first,
                          uint32_t shared) {
-  using Shape = PrefillShape<kCols>;
-  using Tile = SwizzledTile<kCols>;
+  constexpr int kChunks = SwizzledTile<kCols>::kChunks;
+  constexpr int kCopies = PrefillShape<kCols>::kPositions * kChunks / kThreads;
+  const int visible = block.positions - first;
+  const int thread = static_cast<int>(threadIdx.x);
+  if (offsets.Serve(a)) {
 #pragma unroll 4  // more would spill what the products need
-  for (int i = 0; i < Shape::kPositions * Tile::kChunks / kThreads; ++i) {
-    const int index = i * kThreads + static_cast<int>(threadIdx.x);
-    const int row = index / Tile::kChunks;
-    const int chunk = index % Tile::kChunks;
-    const bool valid = first + row < block.positions && chunk * 8 < a.head_size;
-    const int64_t source = offsets.Of(a, table, block.kv_head, row, valid) + chunk * 8;
-    const uint32_t to = shared + Tile::Offset(row, chunk);
-    CopyAsync16(to, static_cast<const T*>(a.keys) + source, valid);
-    CopyAsync16(to + Shape::kTileBytes, static_cast<const T*>(a.values) + source, valid);
+    for (int i = 0; i < kCopies; ++i) {
+      const int index = i * kThreads + thread;
+      CopyChunk<T, kCols>(a, offsets.Of(a, index / kChunks), index, visible, shared);
+    }
+    return;
+  }
+#pragma unroll 1
+  for (int i = 0; i < kCopies; ++i) {
+    const int index = i * kThreads + thread;
+    const int position = min(first + index / kChunks, block.positions - 1);
+    CopyChunk<T, kCols>(a, a.OffsetOf(table, block.kv_head, position), index, visible, shared);
   }
 }
 
