@@ -26,35 +26,31 @@ constexpr int kListKeys = kSliceIds / 2;  // of 64 bits, in a buffer of kSliceId
 
 using SlicePart = Part<kScanThreads, kScanGroups>;
 
-// A slice's logits in shared memory, each thread reading only what it wrote itself: registers are
-// for the work, of which there is a sequence.
+// A slice's logits in shared memory: registers are for the work, of which there is a sequence. A
+// thread reads the groups of four that it wrote itself, unless it says otherwise.
 class Slice {
  public:
   __device__ Slice(float* memory, int32_t begin)
-      : mine_(reinterpret_cast<float4*>(memory) + threadIdx.x), begin_(begin) {}
+      : memory_(reinterpret_cast<Four*>(memory)), begin_(begin) {}
 
   __device__ void Put(const SlicePart& part) {
 #pragma unroll
-    for (int g = 0; g < kScanGroups; ++g) {
-      const float* four = part.values + 4 * g;
-      mine_[g * kScanThreads] = make_float4(four[0], four[1], four[2], four[3]);
-    }
+    for (int g = 0; g < kScanGroups; ++g) memory_[IndexOf(g)] = part.fours[g];
   }
   __device__ void Get(SlicePart* part) const {
 #pragma unroll
-    for (int i = 0; i < SlicePart::kSize; ++i) part->values[i] = value(i);
+    for (int g = 0; g < kScanGroups; ++g) part->fours[g] = memory_[IndexOf(g)];
   }
+  __device__ float value(int i) const { return memory_[IndexOf(i / 4)].logits[i % 4]; }
+  __device__ int32_t id(int i) const { return IdAt(IndexOf(i / 4)) + i % 4; }
 
-  __device__ float value(int i) const {
-    return reinterpret_cast<const float*>(mine_ + i / 4 * kScanThreads)[i % 4];
-  }
-  __device__ int32_t GroupId(int g) const {
-    return begin_ + (g * kScanThreads + static_cast<int>(threadIdx.x)) * 4;
-  }
-  __device__ int32_t id(int i) const { return GroupId(i / 4) + i % 4; }
+  // Groups of all threads, in order of ids.
+  __device__ static int IndexOf(int g) { return g * kScanThreads + static_cast<int>(threadIdx.x); }
+  __device__ const Four& at(int index) const { return memory_[index]; }
+  __device__ int32_t IdAt(int index) const { return begin_ + index * 4; }
 
  private:
-  float4* mine_;
+  Four* memory_;
   int32_t begin_;
 };
 
@@ -90,17 +86,37 @@ __device__ void ListTop(const Slice& slice, int k, float* buffer, TokenLogprob* 
   }
 }
 
+// Each warp first collects its groups of four that could win, then works at 32 of them at a time:
+// where logits are spread, most could not, but few warps are without any.
 __device__ Candidate DrawFromSlice(const SamplingRow& row, const Slice& slice, float temperature) {
+  __shared__ uint16_t waiting[kSliceIds / 4];
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  uint16_t* mine = waiting + (static_cast<int>(threadIdx.x) - lane) * kScanGroups;
   DrawScan scan(row, temperature);
-  float greatest = kImpossible;
+  float tops[kScanGroups];
+  float top = kImpossible;
 #pragma unroll
-  for (int i = 0; i < SlicePart::kSize; ++i) greatest = fmaxf(greatest, slice.value(i));
-  scan.Expect(WarpMax(greatest));
-#pragma unroll 1
   for (int g = 0; g < kScanGroups; ++g) {
-    const float four[4] = {slice.value(4 * g), slice.value(4 * g + 1), slice.value(4 * g + 2),
-                           slice.value(4 * g + 3)};
-    scan.OfferFour(four, slice.GroupId(g));
+    tops[g] = slice.at(Slice::IndexOf(g)).max();
+    top = fmaxf(top, tops[g]);
+  }
+  scan.Expect(WarpMax(top));
+  int n = 0;
+#pragma unroll
+  for (int g = 0; g < kScanGroups; ++g) {
+    const bool could_win = scan.CouldWin(tops[g]);
+    const uint32_t mask = __ballot_sync(0xffffffffu, could_win);
+    if (could_win)
+      mine[n + __popc(mask & ((1u << lane) - 1))] = static_cast<uint16_t>(Slice::IndexOf(g));
+    n += __popc(mask);
+  }
+  __syncwarp();
+#pragma unroll 1
+  for (int first = 0; first < n; first += 32) {
+    if (first + lane < n) {
+      const int index = mine[first + lane];
+      scan.OfferFour(slice.at(index), slice.IdAt(index));
+    }
     scan.Share();
   }
   return BlockDraw<kScanThreads>(scan.best());
@@ -188,7 +204,9 @@ __device__ RowItems LoadItems(const TokenLogprob* lists, int64_t stride, int sli
   RowItems items;
 #pragma unroll
   for (int i = 0; i < kFinishItems; ++i) {
-    const int entry = static_cast<int>(threadIdx.x) * kFinishItems + i;
+    // Shifted a little each time, so that a thread's items differ in rank.
+    const int shifted = (static_cast<int>(threadIdx.x) + 37 * i) % kFinishThreads;
+    const int entry = i * kFinishThreads + shifted;
     items.logits[i] = kImpossible;
     items.ids[i] = -1;
     if (entry >= slices * k) continue;

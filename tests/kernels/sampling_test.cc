@@ -349,6 +349,35 @@ void ExpectEqual(const SamplingOutput& output, const SamplingOutput& expected,
   }
 }
 
+// Flat rows keep more tokens than any list of the greatest has.
+TEST_P(SamplingTest, DrawsFromManyKeptTokens) {
+  constexpr int32_t kVocab = 9001;
+  const std::vector<int32_t> history = {5, 5, 8999, 4096};
+  const std::vector<TokenBias> biases = {{8999, 1}, {17, -kInfinity}, {8999, 0.5f}};
+  std::vector<SamplingRow> rows = {
+      {.top_p = 0.9f},
+      {.top_k = 2000},
+      {.top_k = 3000, .top_p = 0.5f},
+      {.min_p = 0.8f},
+      {.biases = biases,
+       .history = history,
+       .history_prompt = 1,
+       .repetition_penalty = 1.2f,
+       .temperature = 2,
+       .top_p = 0.7f},
+      {.biases = biases, .history = history, .frequency_penalty = 1, .top_k = 4000, .top_p = 0.6f}};
+  for (size_t r = 0; r < rows.size(); ++r) rows[r].seed = r;
+  Tensor logits = RandomLogits(Shape::kFlat, static_cast<int64_t>(rows.size()), kVocab, 3);
+  Tensor copy = logits;
+  const auto expected =
+      caravan::SampleRows({Device::kCpu, BestCpuIsa(), false}, logits, kVocab, rows);
+  const auto outputs = caravan::SampleRows(GetParam(), copy, kVocab, rows);
+  for (size_t r = 0; r < rows.size(); ++r) {
+    SCOPED_TRACE(r);
+    ExpectEqual(outputs[r], expected[r], rows[r]);
+  }
+}
+
 // Without an independent reference, which the golden file is for short rows: the CPU's and the
 // GPU's ways to a token have nothing in common but the definition. Where two scores, or a border of
 // top_p, are within rounding (1e-6, about as likely in a row) they could differ; the seeds are

@@ -117,17 +117,18 @@ class DrawScan {
   // Some thread of the block is offered a candidate of this logit.
   __device__ void Expect(float logit) { Raise(Scale(logit) + kLeastGumbel); }
 
+  // Whether a candidate of this logit or less could, by what is known so far.
+  __device__ bool CouldWin(float logit) const { return Scale(logit) + kMostGumbel > threshold_; }
+
   // Ids [id, id + 4), id a multiple of 4; impossible ones have the logit kImpossible.
-  __device__ void OfferFour(const float* logits, int32_t id) {
-    const float top = fmaxf(fmaxf(logits[0], logits[1]), fmaxf(logits[2], logits[3]));
-    if (!(Scale(top) + kMostGumbel > threshold_)) return;
+  __device__ void OfferFour(const Four& four, int32_t id) {
+    if (!CouldWin(four.max())) return;
     const PhiloxWords words = key_.Words(id);
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
       // -log u ≥ 1 - u.
-      const float bound = Scale(logits[c]) - kLn2 * __log2f(ComplementOf(words.word[c]));
-      if (!(bound > threshold_)) continue;
-      Offer(logits[c], id + c, words.word[c]);
+      const float bound = Scale(four.logits[c]) - kLn2 * __log2f(ComplementOf(words.word[c]));
+      if (bound > threshold_) Offer(four.logits[c], id + c, words.word[c]);
     }
   }
 

@@ -140,8 +140,9 @@ __device__ __noinline__ double WeighTopK(const SampleArguments& arguments, int64
     for (int i = static_cast<int>(threadIdx.x); i < 256; i += kThreads) counts[i] = 0;
     __syncthreads();
     ForEachPart<kThreads, kGroups>(arguments, r, temperature, buffer, [&](const auto& part) {
-      for (const float value : part.values) {
-        const uint32_t key = KeyOf(value);
+#pragma unroll
+      for (int i = 0; i < 4 * kGroups; ++i) {
+        const uint32_t key = KeyOf(part.value(i));
         if (shift == 24 || key >> (shift + 8) == prefix >> (shift + 8)) {
           atomicAdd(&counts[key >> shift & 255], 1);
         }
@@ -162,8 +163,9 @@ __device__ __noinline__ double WeighTopK(const SampleArguments& arguments, int64
   }
   double sum = 0;
   ForEachPart<kThreads, kGroups>(arguments, r, temperature, buffer, [&](const auto& part) {
-    for (const float value : part.values) {
-      if (KeyOf(value) > prefix) sum += filter.Weight(value);
+#pragma unroll
+    for (int i = 0; i < 4 * kGroups; ++i) {
+      if (KeyOf(part.value(i)) > prefix) sum += filter.Weight(part.value(i));
     }
   });
   return ReduceBlock<kThreads>(sum, 0.0, Sum()) +
@@ -181,12 +183,12 @@ __device__ __noinline__ Candidate DrawFromRow(const SampleArguments& arguments, 
     ForEachPart<kThreads, kGroups>(arguments, r, temperature, buffer, [&](const auto& part) {
 #pragma unroll
       for (int g = 0; g < kGroups; ++g) {
-        float offered[4];
+        Four offered;
 #pragma unroll
         for (int c = 0; c < 4; ++c) {
-          const float logit = part.values[4 * g + c];
+          const float logit = part.fours[g].logits[c];
           const bool is_before = IsBefore(logit, part.IdOf(4 * g + c), drawn);
-          offered[c] = is_before ? logit : kImpossible;
+          offered.logits[c] = is_before ? logit : kImpossible;
           if (!is_before) continue;
           ++before.count;
           before.weight += filter.Weight(logit);

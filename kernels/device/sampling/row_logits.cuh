@@ -29,6 +29,15 @@ __device__ inline float Divide(float logit, float temperature) {
   return temperature == 1 ? logit : fminf(logit / temperature, FLT_MAX);
 }
 
+// The logits of four neighbouring ids, the first a multiple of 4.
+struct alignas(16) Four {
+  float logits[4];
+
+  __device__ float max() const {
+    return fmaxf(fmaxf(logits[0], logits[1]), fmaxf(logits[2], logits[3]));
+  }
+};
+
 // A block of kThreads holds kThreads · 4 · kGroups logits from id `begin` on, a multiple of 4; each
 // thread kGroups groups of four neighbours, so that loads are wide and four ids share one call of
 // Philox.
@@ -37,7 +46,7 @@ struct Part {
   static constexpr int kSize = 4 * kGroups;
   static constexpr int kIds = kThreads * kSize;  // of the block
 
-  float values[kSize];
+  Four fours[kGroups];
   int32_t begin;
 
   // Of group g's first value.
@@ -45,26 +54,24 @@ struct Part {
     return begin + (g * kThreads + static_cast<int>(threadIdx.x)) * 4;
   }
   __device__ int32_t IdOf(int i) const { return GroupId(i / 4) + i % 4; }
+  __device__ float value(int i) const { return fours[i / 4].logits[i % 4]; }
 
   // Ids beyond the vocabulary are impossible.
   __device__ void Load(const LogitRows& logits, const float* row) {
 #pragma unroll
     for (int g = 0; g < kGroups; ++g) {
       const int32_t id = GroupId(g);
-      float* four = values + 4 * g;
+      Four& four = fours[g];
       if (logits.aligned && id + 4 <= logits.vocab) {
-        const float4 loaded = *reinterpret_cast<const float4*>(row + id);
-        four[0] = loaded.x;
-        four[1] = loaded.y;
-        four[2] = loaded.z;
-        four[3] = loaded.w;
+        four = *reinterpret_cast<const Four*>(row + id);
       } else {
 #pragma unroll
-        for (int c = 0; c < 4; ++c) four[c] = id + c < logits.vocab ? row[id + c] : kImpossible;
+        for (int c = 0; c < 4; ++c) {
+          four.logits[c] = id + c < logits.vocab ? row[id + c] : kImpossible;
+        }
       }
     }
-#pragma unroll
-    for (float& value : values) value = Sanitize(value);
+    ForEach(Sanitize);
   }
 
   // From logits as the model left them to logits to draw from. `buffer` is shared memory of kIds
@@ -72,25 +79,26 @@ struct Part {
   __device__ void Process(const SamplingRow& row, float temperature, float* buffer) {
     if (!row.biases.empty()) AddBiases(row, buffer);
     if (!row.history.empty()) Penalize(row, reinterpret_cast<uint32_t*>(buffer));
-    if (!row.biases.empty() || !row.history.empty()) {
-#pragma unroll
-      for (float& value : values) value = Sanitize(value);
-    }
-    if (temperature == 1) return;
-#pragma unroll
-    for (float& value : values) value = Divide(value, temperature);
+    if (!row.biases.empty() || !row.history.empty()) ForEach(Sanitize);
+    if (temperature != 1) ForEach([&](float logit) { return Divide(logit, temperature); });
   }
 
  private:
+  template <typename Op>
+  __device__ void ForEach(const Op& op) {
+#pragma unroll
+    for (Four& four : fours) {
+#pragma unroll
+      for (float& logit : four.logits) logit = op(logit);
+    }
+  }
+
   // Through shared memory, where a bias finds its logit. The first bias of an id adds all of them,
   // in the list's order: sums are rounded alike everywhere.
   __device__ void AddBiases(const SamplingRow& row, float* buffer) {
-    float4* mine = reinterpret_cast<float4*>(buffer) + threadIdx.x;
+    Four* mine = reinterpret_cast<Four*>(buffer) + threadIdx.x;
 #pragma unroll
-    for (int g = 0; g < kGroups; ++g) {
-      const float* four = values + 4 * g;
-      mine[g * kThreads] = make_float4(four[0], four[1], four[2], four[3]);
-    }
+    for (int g = 0; g < kGroups; ++g) mine[g * kThreads] = fours[g];
     __syncthreads();
     const int n = static_cast<int>(row.biases.size());
     const TokenBias* biases = row.biases.data();
@@ -108,13 +116,7 @@ struct Part {
     }
     __syncthreads();
 #pragma unroll
-    for (int g = 0; g < kGroups; ++g) {
-      const float4 four = mine[g * kThreads];
-      values[4 * g] = four.x;
-      values[4 * g + 1] = four.y;
-      values[4 * g + 2] = four.z;
-      values[4 * g + 3] = four.w;
-    }
+    for (int g = 0; g < kGroups; ++g) fours[g] = mine[g * kThreads];
     __syncthreads();
   }
 
@@ -144,7 +146,8 @@ struct Part {
 #pragma unroll
       for (int c = 0; c < 4; ++c) {
         if (packed[c] == 0) continue;
-        values[4 * g + c] = Penalized(row, values[4 * g + c], packed[c] & ~kInPrompt);
+        float& logit = fours[g].logits[c];
+        logit = Penalized(row, logit, packed[c] & ~kInPrompt);
       }
     }
     __syncthreads();

@@ -45,8 +45,8 @@ __device__ void FindLast(const ValueOf& value_of, const IdOf& id_of, int k, floa
 // ≤ kThreads; `list` is shared memory for kListSize keys, at least 512. All threads call it.
 //
 // A thread's greatest value stands for it: the k-th of these bounds the k-th value from below, and
-// only k threads' values can be beyond it. Few candidates are left, so that each finds its rank by
-// counting those before it.
+// only k threads' values can be beyond it; some more will do. Few candidates are left, so that each
+// finds its rank by counting those before it.
 template <int kThreads, int kItems, int kListSize, typename ValueOf, typename IdOf, typename Emit>
 __device__ int SelectTop(const ValueOf& value_of, const IdOf& id_of, int k, uint64_t* list,
                          const Emit& emit) {
@@ -59,8 +59,9 @@ __device__ int SelectTop(const ValueOf& value_of, const IdOf& id_of, int k, uint
   uint32_t least = 0;
   for (uint32_t bit = 0x80000000u; bit != 0; bit >>= 1) {
     const int count = __syncthreads_count(top >= (least | bit));
-    if (count >= k) least |= bit;
-    if (count == k) break;  // lower bits would not tell more apart
+    if (count < k) continue;
+    least |= bit;
+    if (count <= k + k / 2 + 8) break;  // lower bits would save little work
   }
   float least_value = FloatOf(max(least, kKeyOfImpossible + 1));
   int32_t last_id = INT32_MAX;  // of those that have the least value
