@@ -53,6 +53,16 @@ TEST_F(BlockPoolTest, KeepsAPublishedBlockAfterItsLastHolderLeft) {
   Check({{block}});
 }
 
+TEST_F(BlockPoolTest, EachHolderOfASharedBlockMayPublishIt) {
+  const int32_t block = TakePublished(7);
+  pool_.Retain(block);
+  pool_.Publish(block, Content(7));
+  Check({{block}, {block}});
+  pool_.Release(block);
+  pool_.Release(block);
+  ExpectCounts(2, 0, 1);
+}
+
 TEST_F(BlockPoolTest, SharesABlockUntilItsLastHolderLeaves) {
   const int32_t block = TakePublished(7);
   EXPECT_EQ(pool_.Acquire(Content(7)), block);
