@@ -25,7 +25,8 @@ Gateway::Gateway(const GatewayConfig& config)
   });
   triton_ = std::make_unique<TritonGrpcService>(
       &loop_, inference_.get(),
-      StreamLimits{config_.triton.max_stream_requests, config_.output.slow_reader_timeout_ms});
+      StreamLimits{config_.triton.max_stream_requests,
+                   std::chrono::milliseconds(config_.output.slow_reader_timeout_ms)});
   triton_http_ = std::make_unique<TritonHttpService>(&loop_, inference_.get());
   registry_.Add(std::make_shared<TritonMetrics>(inference_.get()));
   registry_.Add(std::make_shared<HostMetrics>());

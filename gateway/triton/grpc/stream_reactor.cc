@@ -110,8 +110,8 @@ bool StreamReactor::TakeFrom(Request* request, inference::ModelStreamInferRespon
   Inference* inference = request->inference.get();
   if (error.ok() && inference->HasNext()) {
     absl::StatusOr<InferResponse> response = inference->Next();
-    if (response.ok()) *message->mutable_infer_response() = ToProto(*std::move(response));
     error = response.status();
+    if (response.ok()) *message->mutable_infer_response() = ToProto(*std::move(response));
   } else if (error.ok()) {
     if (!inference->ended()) return false;
     error = inference->status();
@@ -149,24 +149,33 @@ void StreamReactor::Forget(Request* request) {
   requests_.erase(request->place);
 }
 
-// A client that takes nothing would keep its call, and what its requests have made, for ever.
+// A client that takes nothing would keep its call, and what its requests have made, for ever. One
+// timer looks again and again: a timer for each write would cost more than the write.
 void StreamReactor::WatchSlowReader() {
-  loop_->CancelTimer(&slow_reader_timer_);
-  slow_reader_timer_ =
-      loop_->RunAfter(std::chrono::milliseconds(limits_.slow_reader_timeout_ms),
-                      [weak = std::weak_ptr<StreamReactor>(self_)] {
-                        const std::shared_ptr<StreamReactor> self = weak.lock();
-                        // gRPC can't be done with the call before Finish.
-                        if (self == nullptr || self->finished_) return;
-                        LogWarning("slow reader cut off", {{"client", self->call_info_.client}});
-                        self->call_->TryCancel();
-                      });
+  write_started_ = EventLoop::Clock::now();
+  if (std::exchange(watching_, true)) return;
+  StartWatch();
+}
+
+void StreamReactor::StartWatch() {
+  slow_reader_timer_ = loop_->RunAt(write_started_ + limits_.slow_reader_timeout,
+                                    [weak = std::weak_ptr<StreamReactor>(self_)] {
+                                      if (const auto self = weak.lock()) self->CheckSlowReader();
+                                    });
+}
+
+void StreamReactor::CheckSlowReader() {
+  watching_ = writing_ && !finished_;
+  if (!watching_) return;
+  if (EventLoop::Clock::now() < write_started_ + limits_.slow_reader_timeout) return StartWatch();
+  // gRPC can't be done with the call before Finish.
+  LogWarning("slow reader cut off", {{"client", call_info_.client}});
+  call_->TryCancel();
 }
 
 void StreamReactor::OnWriteDone(bool ok) {
   loop_->Post([self = self_, ok] {
     self->writing_ = false;
-    self->loop_->CancelTimer(&self->slow_reader_timer_);
     if (!ok) return self->CancelAll();
     self->Pump();
   });

@@ -3,6 +3,7 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <chrono>
 #include <deque>
 #include <list>
 #include <memory>
@@ -19,7 +20,8 @@ namespace caravan {
 struct StreamLimits {
   // Requests of one stream that have not ended; the stream is not read while there are more.
   int max_requests = 1024;
-  int slow_reader_timeout_ms = 30000;  // a client that takes no response for so long is cut off
+  // A client that takes no response for so long is cut off.
+  std::chrono::milliseconds slow_reader_timeout{30000};
 };
 
 // gRPC's callbacks parse and post to the loop, where the state is. Requests take turns at the
@@ -63,6 +65,8 @@ class StreamReactor : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::Byt
   bool TakeFrom(Request* request, inference::ModelStreamInferResponse* message);
   void Forget(Request* request);
   void WatchSlowReader();
+  void StartWatch();
+  void CheckSlowReader();
   void CancelAll();
   void FinishIfOver();
 
@@ -81,8 +85,10 @@ class StreamReactor : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::Byt
   bool cancelled_ = false;
   bool finished_ = false;
   bool writing_ = false;
-  absl::Status status_;  // of the call
+  absl::Status status_;    // of the call
+  bool watching_ = false;  // the timer runs
   EventLoop::TimerId slow_reader_timer_;
+  EventLoop::Clock::time_point write_started_;
   grpc::ByteBuffer incoming_;  // gRPC's while reading_
   grpc::ByteBuffer outgoing_;  // gRPC's while writing_
   const EventLoop::KeepAlive keep_alive_;

@@ -153,10 +153,10 @@ void ToProto(const DurationStatistic& duration, inference::StatisticDuration* ou
 
 }  // namespace
 
-absl::StatusOr<InferRequest> ParseInferRequest(grpc::ByteBuffer bytes, const CallInfo& call,
+absl::StatusOr<InferRequest> ParseInferRequest(const grpc::ByteBuffer& bytes, const CallInfo& call,
                                                bool streaming, std::string* id) {
   inference::ModelInferRequest message;
-  const absl::Status status = Parse(std::move(bytes), &message);
+  const absl::Status status = Parse(bytes, &message);
   *id = FindInvalidUtf8(message.id()) == std::string::npos ? message.id() : "";
   RETURN_IF_ERROR(status);
   InferRequest request;

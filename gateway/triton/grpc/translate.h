@@ -15,7 +15,7 @@ namespace caravan {
 // Takes the message's data. Typed contents are packed. INVALID_ARGUMENT names the input whose data
 // is missing, doubled, of another type or out of its type's range. `id` is what could be read of
 // the request's, error or not.
-absl::StatusOr<InferRequest> ParseInferRequest(grpc::ByteBuffer bytes, const CallInfo& call,
+absl::StatusOr<InferRequest> ParseInferRequest(const grpc::ByteBuffer& bytes, const CallInfo& call,
                                                bool streaming, std::string* id);
 // Takes the response's data.
 inference::ModelInferResponse ToProto(InferResponse response);
