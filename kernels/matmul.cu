@@ -5,17 +5,17 @@
 namespace caravan::cuda {
 namespace {
 
-// Up to so many tokens, measured on an H100 with fp16 (tests/kernels/matmul_cuda_bench.cc;
-// microseconds of the path / of cuBLASLt, [features x k]):
-//   tokens      4096x4096      4096x11008     6144x4096      12288x4096     22016x4096
-//   8 tiled     14.0 / 13.6    35.8 / 35.0    18.5 / 20.4    34.8 / 36.5    62.4 / 68.6
-//   16          14.3 / 15.6    36.1 / 35.8    19.1 / 20.8    35.7 / 37.1    64.3 / 65.6
-//   32          15.2 / 14.0    37.1 / 36.1    20.1 / 21.2    36.9 / 39.7    66.7 / 66.9
-//   64          16.1 / 14.3    38.5 / 37.3    21.8 / 20.2    39.2 / 37.7    71.2 / 70.9
-// In a decoder layer tiles gain more: they start before the kernel before them has ended (8 tokens:
-// 157 us a layer of LLaMA 7B against 167).
+// Up to so many tokens the tiles are faster than cuBLASLt (docs/decisions/0020).
 constexpr int64_t kTiledTokens = 16;
-constexpr int64_t kTiledTokensOfWide = 32;  // where there are more tiles than multiprocessors
+constexpr int64_t kTiledTokensOfFullWaves = 32;
+
+// Whether blocks of 32 features, three on each multiprocessor, fill their last wave by 45 %. With
+// an emptier one cuBLASLt is faster from 17 tokens on.
+bool FillsWaves(int64_t features, int multiprocessors) {
+  const int64_t wave = 3 * int64_t{multiprocessors};
+  const int64_t last = (features + 31) / 32 % wave;
+  return last == 0 || 100 * last >= 45 * wave;
+}
 
 bool IsHalf(DType dtype) { return dtype != DType::kFloat32; }
 
@@ -62,8 +62,9 @@ MatmulPath ChoosePath(const MatmulArgs& args, const CudaStream& stream) {
   const auto can = [&](MatmulPath path) { return CanMultiply(path, args); };
   if (!stream.batch_invariant()) {
     if (can(MatmulPath::kVector)) return MatmulPath::kVector;
-    const bool wide = args.out.cols > 32 * stream.device().num_multiprocessors;
-    const int64_t few = wide ? kTiledTokensOfWide : kTiledTokens;
+    const int64_t few = FillsWaves(args.out.cols, stream.device().num_multiprocessors)
+                            ? kTiledTokensOfFullWaves
+                            : kTiledTokens;
     if (args.x.rows <= few && can(MatmulPath::kTiled)) return MatmulPath::kTiled;
     if (can(MatmulPath::kCublas)) return MatmulPath::kCublas;
   }

@@ -204,7 +204,7 @@ void BM_DecodeLayerCuda(benchmark::State& state) {
 BENCHMARK(BM_DecodeLayerCuda)
     ->ArgNames({"tokens", "way"})
     ->ArgsProduct({{1, 2}, {kVector, kTiled, kCublas, kInvariant}})
-    ->ArgsProduct({{4, 8, 16, 32, 64, 128, 256}, {kCublas, kInvariant, kMatmul}})
+    ->ArgsProduct({{3, 4, 8, 16, 32, 64, 128, 256}, {kCublas, kInvariant, kMatmul}})
     ->UseManualTime()
     ->Iterations(1);
 

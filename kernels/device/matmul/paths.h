@@ -37,8 +37,8 @@ void MultiplyBy(MatmulPath path, const MatmulArgs& args, CudaStream& stream);
 inline constexpr int64_t kMaxVectorTokens = 2;
 void MultiplyGeneric(const MatmulArgs& args, CudaStream& stream);
 void MultiplyVector(const MatmulArgs& args, CudaStream& stream);
-// `splits` blocks share the inner dimension of a tile: a power of two up to 8 on sm_90, else 1; 0
-// chooses.
+// `splits` blocks share the inner dimension of a tile of up to 32 tokens: a power of two up to 8 on
+// sm_90, else 1; 0 chooses, and on a batch-invariant stream chooses 1.
 void MultiplyTiled(const MatmulArgs& args, int splits, CudaStream& stream);
 void MultiplyCublas(const MatmulArgs& args, CudaStream& stream);
 // Looks for the algorithm that MultiplyCublas will take. Only shapes, strides, dtypes and whether

@@ -11,19 +11,20 @@
 
 namespace caravan::cuda {
 
-constexpr int kDepth = 64;   // of a stage: one line of 128 bytes a row
 constexpr int kChunk = 8;    // elements of 16 bytes
 constexpr int kStep = 16;    // inner elements of one mma
 constexpr int kPadding = 4;  // floats behind a row of partial sums: no bank conflicts
 
-// A block makes features x tokens sums, each of its warps kWarpFeatures x kWarpTokens of them.
-template <int kFeatures_, int kTokens_, int kWarpFeatures_, int kWarpTokens_, int kStages_,
-          int kBlocks_>
+// A block makes features x tokens sums, each of its warps kWarpFeatures x kWarpTokens of them, and
+// takes kDepth inner elements a stage.
+template <int kFeatures_, int kTokens_, int kWarpFeatures_, int kWarpTokens_, int kDepth_,
+          int kStages_, int kBlocks_, bool kWide_ = false>
 struct Tile {
   static constexpr int kFeatures = kFeatures_;
   static constexpr int kTokens = kTokens_;
   static constexpr int kWarpFeatures = kWarpFeatures_;
   static constexpr int kWarpTokens = kWarpTokens_;
+  static constexpr int kDepth = kDepth_;
   static constexpr int kStages = kStages_;
   static constexpr int kBlocks = kBlocks_;  // of a multiprocessor
   static constexpr int kTilesAlong = kFeatures / kWarpFeatures;
@@ -51,13 +52,22 @@ struct TiledArgs {
   bool wide_stores;
 };
 
-// One thread's share of copying kRows rows of kDepth elements: chunk `chunk` of every
-// (kThreads / 8)-th row from `row` on.
-template <typename T, int kRows, int kThreads>
+// Like CopyAsync16, but a miss in the L2 cache fetches 256 bytes: those of the next stage lie
+// beside them, and memory serves them together.
+__device__ inline void CopyAhead16(uint32_t shared, const void* source, bool valid) {
+  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(shared), "l"(source),
+               "r"(valid ? 16 : 0)
+               : "memory");
+}
+
+// One thread's share of copying kRows rows of a stage: chunk `chunk` of every kStride-th row from
+// `row` on.
+template <typename T, typename Shape, int kRows>
 struct RowCopier {
-  static constexpr int kStride = kThreads / 8;
+  static constexpr int kDepth = Shape::kDepth;
+  static constexpr int kChunks = kDepth / kChunk;  // of a row
+  static constexpr int kStride = Shape::kThreads / kChunks;
   static constexpr int kEach = (kRows + kStride - 1) / kStride;
-  static_assert(kStride % 8 == 0, "the swizzle of a thread's rows is one");
 
   const T* source;  // of the thread's first chunk in tile 0
   int64_t stride;   // elements between two of the thread's rows
@@ -71,8 +81,8 @@ struct RowCopier {
       : stride(kStride * row_stride),
         rows(static_cast<int>(min(all_rows - first, int64_t{kRows}))),
         k(inner),
-        row(threadIdx.x / 8),
-        chunk(threadIdx.x % 8) {
+        row(threadIdx.x / kChunks),
+        chunk(threadIdx.x % kChunks) {
     source = static_cast<const T*>(matrix) + (first + row) * row_stride + chunk * kChunk;
   }
 
@@ -81,8 +91,7 @@ struct RowCopier {
     return row + i * kStride < rows && tile * kDepth + chunk * kChunk < k;
   }
   __device__ uint32_t Offset(int i) const {  // bytes
-    return SwizzledTile<kDepth>::Offset(row, chunk) +
-           static_cast<uint32_t>(SwizzledTile<kDepth>::Bytes(i * kStride));
+    return SwizzledTile<kDepth>::Offset(row + i * kStride, chunk);
   }
 
   // Rows and elements beyond the matrix become zeros.
@@ -91,7 +100,7 @@ struct RowCopier {
     for (int i = 0; i < kEach; ++i) {
       if (!Has(i)) continue;
       const bool inside = IsInside(i, tile);
-      CopyAsync16(shared + Offset(i), source + i * stride + tile * kDepth, inside);
+      CopyAhead16(shared + Offset(i), source + i * stride + tile * kDepth, inside);
     }
   }
   __device__ uint4 Load(int i, int64_t tile) const {
@@ -108,8 +117,8 @@ template <typename Shape>
 struct WarpTile {
   int feature;  // first of the tile
   int token;
-  FragmentAddress<kDepth> weights;
-  FragmentAddress<kDepth> x;
+  FragmentAddress<Shape::kDepth> weights;
+  FragmentAddress<Shape::kDepth> x;
 
   __device__ WarpTile(int warp, int lane)
       : feature(warp % Shape::kTilesAlong * Shape::kWarpFeatures),
@@ -152,7 +161,7 @@ __device__ void LoadTokens(const WarpTile<Shape>& tile, uint32_t x, int step,
 template <typename T, typename Shape>
 __device__ void MultiplyStage(uint32_t stage, const WarpTile<Shape>& tile, Sums<Shape>& sums) {
 #pragma unroll
-  for (int step = 0; step < kDepth / kStep; ++step) {
+  for (int step = 0; step < Shape::kDepth / kStep; ++step) {
     uint32_t b[Shape::kWarpTokens / 8][2];
     LoadTokens(tile, stage + Shape::kWeightBytes, step, b);
 #pragma unroll
@@ -234,9 +243,9 @@ __device__ void ReduceAndStore(const TiledArgs& args, const float* partials, int
 // The inputs of the first stages: by ordinary loads, since copies would be waited for in the order
 // in which they were issued, and the weights of all first stages were issued earlier.
 template <typename T, typename Shape>
-__device__ void LoadFirstInputs(const RowCopier<T, Shape::kTokens, Shape::kThreads>& x,
-                                int64_t begin, int64_t end, char* stages) {
-  constexpr int kEach = RowCopier<T, Shape::kTokens, Shape::kThreads>::kEach;
+__device__ void LoadFirstInputs(const RowCopier<T, Shape, Shape::kTokens>& x, int64_t begin,
+                                int64_t end, char* stages) {
+  constexpr int kEach = RowCopier<T, Shape, Shape::kTokens>::kEach;
   uint4 values[Shape::kStages - 1][kEach];
 #pragma unroll
   for (int s = 0; s < Shape::kStages - 1; ++s) {
@@ -262,11 +271,11 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) TiledKernel(T
   const uint32_t stages = SharedAddress(shared);
   const int64_t first_token = int64_t{blockIdx.y} * Shape::kTokens;
   const int64_t first_feature = int64_t{blockIdx.z} * Shape::kFeatures;
-  const RowCopier<T, Shape::kFeatures, Shape::kThreads> weights(args.weight, args.k, first_feature,
-                                                                args.features, args.k);
-  const RowCopier<T, Shape::kTokens, Shape::kThreads> x(args.x, args.x_stride, first_token,
-                                                        args.tokens, args.k);
-  const int64_t tiles = (args.k + kDepth - 1) / kDepth;
+  const RowCopier<T, Shape, Shape::kFeatures> weights(args.weight, args.k, first_feature,
+                                                      args.features, args.k);
+  const RowCopier<T, Shape, Shape::kTokens> x(args.x, args.x_stride, first_token, args.tokens,
+                                              args.k);
+  const int64_t tiles = (args.k + Shape::kDepth - 1) / Shape::kDepth;
   const int64_t begin = tiles * blockIdx.x / args.splits;
   const int64_t end = tiles * (blockIdx.x + 1) / args.splits;
   ReleaseSuccessor();

@@ -40,15 +40,17 @@ void LaunchTile(const MatmulArgs& args, int splits, CudaStream& stream) {
 
 // From many tried, those that were fastest on an H100: small blocks, whose many stages keep the
 // memory busy, for few tokens; large ones, whose warps use what they load often, for many. Each sum
-// has the order of k in all of them.
+// has the order of k in all of them, but for splits.
 // clang-format off
-//                     features tokens  warp's  stages blocks
-using Tokens8 = Tile<        32,     8,  16,  8,   12,     3>;
-using Tokens16 = Tile<       32,    16,  16, 16,   10,     3>;
-using Tokens32 = Tile<       32,    32,  16, 32,    8,     3>;
-using Narrow64 = Tile<       32,    64,  16, 32,    5,     3>;
-using Square64 = Tile<       64,    64,  32, 32,    4,     3>;
-using Square128 = Tile<     128,   128,  64, 32,    3,     2>;
+//                        features tokens  warp's  depth stages blocks
+using Tokens8 = Tile<           64,     8,  16,  8,  128,    4,     3>;
+using Tokens8Whole = Tile<      32,     8,  16,  8,  128,    6,     3>;
+using Tokens16 = Tile<          64,    16,  16, 16,   64,    7,     3>;
+using Tokens16Whole = Tile<     32,    16,  16, 16,   64,   10,     3>;
+using Tokens32 = Tile<          32,    32,  16, 32,   64,    8,     3>;
+using Tokens64 = Tile<          32,    64,  16, 32,   64,    5,     3>;
+using Square64 = Tile<          64,    64,  32, 32,   64,    4,     3>;
+using Square128 = Tile<        128,   128,  64, 32,   64,    3,     2>;
 // clang-format on
 
 template <typename Shape>
@@ -57,37 +59,51 @@ int64_t CountTiles(const MatmulArgs& args) {
          ((args.out.cols + Shape::kFeatures - 1) / Shape::kFeatures);
 }
 
-// So many that there are at least three blocks for each two multiprocessors, as long as each has
-// four stages.
+// How many blocks of a cluster share the inner dimension of a tile, also found by trying: `least`,
+// more where there would be fewer blocks than `quarters` / 4 for each multiprocessor, and twice as
+// many where more tiles than three for each multiprocessor would leave the last of them few.
 template <typename Shape>
-int ChooseSplits(const MatmulArgs& args, const CudaStream& stream) {
+int ChooseSplits(const MatmulArgs& args, int least, int quarters, const CudaStream& stream) {
   if (stream.batch_invariant() || stream.device().compute_capability < 90) return 1;
+  const int64_t multiprocessors = stream.device().num_multiprocessors;
   const int64_t tiles = CountTiles<Shape>(args);
-  const int64_t depth = args.x.cols / kDepth;
-  int splits = 1;
-  while (splits < kMaxSplits && 2 * tiles * splits < 3 * stream.device().num_multiprocessors &&
-         depth >= splits * 8) {
-    splits *= 2;
-  }
+  const int64_t depth = args.x.cols / Shape::kDepth;
+  int splits = least;
+  while (splits < kMaxSplits && 4 * tiles * splits < quarters * multiprocessors) splits *= 2;
+  if (least > 1 && tiles > 3 * multiprocessors) splits *= 2;
+  while (splits > 1 && depth < 4 * splits) splits /= 2;
   return splits;
 }
 
-template <typename T, typename Shape>
-void LaunchSplit(const MatmulArgs& args, int splits, CudaStream& stream) {
-  LaunchTile<T, Shape>(args, splits == 0 ? ChooseSplits<Shape>(args, stream) : splits, stream);
+template <typename T>
+void LaunchFew(const MatmulArgs& args, int splits, CudaStream& stream) {
+  if (args.x.rows <= 8) {
+    if (splits == 0) splits = ChooseSplits<Tokens8>(args, 2, 3, stream);
+    if (splits == 1) return LaunchTile<T, Tokens8Whole>(args, 1, stream);
+    return LaunchTile<T, Tokens8>(args, splits, stream);
+  }
+  if (args.x.rows <= 16) {
+    if (splits == 0) splits = ChooseSplits<Tokens16>(args, 2, 5, stream);
+    if (splits == 1) return LaunchTile<T, Tokens16Whole>(args, 1, stream);
+    return LaunchTile<T, Tokens16>(args, splits, stream);
+  }
+  if (splits == 0) splits = ChooseSplits<Tokens32>(args, 1, 6, stream);
+  LaunchTile<T, Tokens32>(args, splits, stream);
+}
+
+template <typename T>
+void LaunchMany(const MatmulArgs& args, CudaStream& stream) {
+  if (args.x.rows > 256) return LaunchTile<T, Square128>(args, 1, stream);
+  if (CountTiles<Square64>(args) < 2 * stream.device().num_multiprocessors) {
+    return LaunchTile<T, Tokens64>(args, 1, stream);
+  }
+  LaunchTile<T, Square64>(args, 1, stream);
 }
 
 template <typename T>
 void Launch(const MatmulArgs& args, int splits, CudaStream& stream) {
-  const int64_t tokens = args.x.rows;
-  if (tokens <= 8) return LaunchSplit<T, Tokens8>(args, splits, stream);
-  if (tokens <= 16) return LaunchSplit<T, Tokens16>(args, splits, stream);
-  if (tokens <= 32) return LaunchSplit<T, Tokens32>(args, splits, stream);
-  if (tokens > 256) return LaunchSplit<T, Square128>(args, splits, stream);
-  if (CountTiles<Square64>(args) < 2 * stream.device().num_multiprocessors) {
-    return LaunchSplit<T, Narrow64>(args, splits, stream);
-  }
-  LaunchSplit<T, Square64>(args, splits, stream);
+  if (args.x.rows <= 32) return LaunchFew<T>(args, splits, stream);
+  LaunchMany<T>(args, stream);
 }
 
 }  // namespace
