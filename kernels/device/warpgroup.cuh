@@ -86,7 +86,8 @@ __device__ __forceinline__ void HoldRegisters(float (&sum)[kTiles][4]) {
 // clang-format on
 
 template <typename T>
-__device__ __forceinline__ void MultiplyRows(float (&sum)[16][4], uint64_t a, uint64_t b, bool accumulate) {
+__device__ __forceinline__ void MultiplyRows(float (&sum)[16][4], uint64_t a, uint64_t b,
+                                             bool accumulate) {
   if constexpr (std::is_same_v<T, __half>) {
     CARAVAN_SCORES("f16");
   } else {
@@ -95,7 +96,8 @@ __device__ __forceinline__ void MultiplyRows(float (&sum)[16][4], uint64_t a, ui
 }
 
 template <typename T>
-__device__ __forceinline__ void AddProduct(float (&sum)[16][4], const uint32_t (&a)[4], uint64_t b) {
+__device__ __forceinline__ void AddProduct(float (&sum)[16][4], const uint32_t (&a)[4],
+                                           uint64_t b) {
   if constexpr (std::is_same_v<T, __half>) {
     CARAVAN_VALUES_128("f16");
   } else {
@@ -131,7 +133,8 @@ __device__ void ClaimRegisters() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 
-// What this thread has written to shared memory is visible to later products.
+// What this thread has written to shared memory, or knows to be written, is visible to later
+// products.
 __device__ inline void PublishToProducts() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
@@ -142,6 +145,10 @@ __device__ inline void InitBarrier(uint32_t barrier, int arrivals) {
 }
 __device__ inline void Arrive(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+// Arrives as soon as all asynchronous copies that this thread has started are there.
+__device__ inline void ArriveAfterCopies(uint32_t barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
 }
 // Waits for the end of the phase with this parity: 0 of the first one.
 __device__ inline void WaitForPhase(uint32_t barrier, int parity) {

@@ -23,7 +23,7 @@ constexpr int kPositions = 128;  // of a tile
 // The items that the producer copies: keys of tile 0, values of tile 0, keys of tile 1, … Item i
 // lies in slot i % kSlots; barrier `full` of the slot says that it is there, `empty` that the
 // consumers have read it.
-constexpr int kSlots = 4;
+constexpr int kSlots = 6;
 
 template <int kCols>
 struct HopperShape {
@@ -34,8 +34,6 @@ struct HopperShape {
 };
 
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)  // the rest is sm_90a's alone
-
-constexpr int kLag = 2;  // items in flight behind the one that is being started
 
 // Addresses in shared memory.
 template <int kCols>
@@ -49,7 +47,11 @@ struct HopperMemory {
   }
   __device__ uint32_t Full(int item) const { return base + Shape::kBarriers + item % kSlots * 8; }
   __device__ uint32_t Empty(int item) const { return Full(item) + kSlots * 8; }
-  __device__ void WaitUntilFull(int item) const { WaitForPhase(Full(item), item / kSlots & 1); }
+  // For products: the copies were other threads' writes.
+  __device__ void WaitUntilFull(int item) const {
+    WaitForPhase(Full(item), item / kSlots & 1);
+    PublishToProducts();
+  }
   // By one lane of each consumer warp: its products have read the item.
   __device__ void Release(int item) const {
     if (threadIdx.x % 32 == 0) Arrive(Empty(item));
@@ -72,9 +74,7 @@ class Producer {
       const int next = (tile + 1) * kPositions;
       offsets_.Load(a_, table_, block_.kv_head, next, block_.positions);
     }
-    WaitForCopies<0>();
-    PublishToProducts();
-    for (int item = max(0, 2 * tiles - kLag); item < 2 * tiles; ++item) Arrive(memory_.Full(item));
+    WaitForCopies<0>();  // none may be under way when the threads end
   }
 
  private:
@@ -84,11 +84,8 @@ class Producer {
   __device__ void StartItem(int item, const void* source) {
     if (item >= kSlots) WaitForPhase(memory_.Empty(item), (item / kSlots - 1) & 1);
     CopyItem(static_cast<const T*>(source), item / 2 * kPositions, memory_.Item(item));
+    ArriveAfterCopies(memory_.Full(item));
     CommitCopies();
-    if (item < kLag) return;
-    WaitForCopies<kLag>();
-    PublishToProducts();
-    Arrive(memory_.Full(item - kLag));
   }
   __device__ void CopyItem(const T* source, int first, uint32_t shared) const {
     const int first_row = threadIdx.x % kGroupThreads / kChunks;
