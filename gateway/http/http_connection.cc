@@ -203,7 +203,9 @@ class HttpConnection::Exchange final : public HttpExchange,
 
 HttpConnection::HttpConnection(std::shared_ptr<HttpServerState> server, asio::io_context* io,
                                asio::ip::tcp::socket socket)
-    : server_(std::move(server)), io_(io), socket_(std::move(socket)), timer_(*io) {
+    : server_(std::move(server)), io_(io), socket_(std::move(socket)), timer_(*io) {}
+
+void HttpConnection::Register() {
   const std::lock_guard<std::mutex> lock(server_->mutex);
   server_->connections.insert(this);
   server_->metrics->connections.Increment();

@@ -60,6 +60,8 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
                  boost::asio::ip::tcp::socket socket);
   ~HttpConnection();
 
+  // Makes it known to the server; the first call, by whom it was made.
+  void Register();
   void Start();
   // Answers 503 and closes.
   void Refuse();

@@ -113,6 +113,7 @@ void HttpServer::Impl::Add(asio::ip::tcp::socket socket, asio::io_context* io) {
   }
   const bool refuse = num_connections >= static_cast<size_t>(state->options.max_connections);
   auto connection = std::make_shared<HttpConnection>(state, io, std::move(socket));
+  connection->Register();  // not before it can be shared: others take their shares from the list
   asio::post(*io, [connection = std::move(connection), refuse] {
     refuse ? connection->Refuse() : connection->Start();
   });
