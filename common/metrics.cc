@@ -1,31 +1,22 @@
 #include "common/metrics.h"
 
-#include <netinet/in.h>
-#include <prometheus/exposer.h>
-#include <sys/socket.h>
-#include <unistd.h>
+#include <prometheus/text_serializer.h>
 
-#include <chrono>
-#include <cstdint>
-#include <exception>
-#include <future>
-#include <thread>
+#include <iterator>
+#include <utility>
 
-#include "absl/strings/str_cat.h"
+#include "common/status.h"
 
 namespace caravan {
 namespace {
 
-// Connects to a port of this host and hangs up.
-void Knock(int port) {
-  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-  if (fd < 0) return;
-  sockaddr_in address = {};
-  address.sin_family = AF_INET;
-  address.sin_port = htons(static_cast<uint16_t>(port));
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address));
-  close(fd);
+std::string Serialize(const MetricsRegistry& metrics) {
+  std::vector<prometheus::MetricFamily> families = metrics.registry()->Collect();
+  for (const auto& collectable : metrics.collectables()) {
+    std::vector<prometheus::MetricFamily> more = collectable->Collect();
+    std::move(more.begin(), more.end(), std::back_inserter(families));
+  }
+  return prometheus::TextSerializer().Serialize(families);
 }
 
 }  // namespace
@@ -55,36 +46,12 @@ std::vector<double> LatencyBuckets() {
   return {0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60};
 }
 
-MetricsServer::MetricsServer() = default;
-
-// civetweb's listening thread sees that it shall end only when its poll returns, after up to 2 s:
-// connections to it make that at once.
-MetricsServer::~MetricsServer() {
-  if (exposer_ == nullptr) return;
-  std::promise<void> ended;
-  std::thread waker([port = port_, done = ended.get_future()] {
-    do {
-      Knock(port);
-    } while (done.wait_for(std::chrono::milliseconds(5)) != std::future_status::ready);
-  });
-  exposer_.reset();
-  ended.set_value();
-  waker.join();
-}
-
 absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(
     const std::string& listen_address, const MetricsRegistry& metrics) {
-  auto server = std::unique_ptr<MetricsServer>(new MetricsServer);
-  try {  // civetweb reports a port in use by an exception
-    server->exposer_ = std::make_unique<prometheus::Exposer>(listen_address, 1);
-    server->exposer_->RegisterCollectable(metrics.registry());
-  } catch (const std::exception& error) {
-    return absl::UnavailableError(
-        absl::StrCat("can't serve metrics on ", listen_address, ": ", error.what(),
-                     "; the port is in use or not allowed, choose another --metrics_address"));
-  }
-  server->port_ = server->exposer_->GetListeningPorts().at(0);
-  return server;
+  ASSIGN_OR_RETURN(auto server,
+                   TextServer::Start(listen_address, {"/metrics", "text/plain; charset=utf-8",
+                                                      [&metrics] { return Serialize(metrics); }}));
+  return std::unique_ptr<MetricsServer>(new MetricsServer(std::move(server)));
 }
 
 }  // namespace caravan

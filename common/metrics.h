@@ -2,6 +2,7 @@
 // registry in main.
 #pragma once
 
+#include <prometheus/collectable.h>
 #include <prometheus/counter.h>
 #include <prometheus/gauge.h>
 #include <prometheus/histogram.h>
@@ -10,13 +11,11 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
-
-namespace prometheus {
-class Exposer;
-}
+#include "common/text_server.h"
 
 namespace caravan {
 
@@ -36,9 +35,18 @@ class MetricsRegistry {
   Histogram& AddHistogram(const std::string& name, const std::string& help,
                           const std::vector<double>& bounds, const Labels& labels = {});
 
+  // Metrics that are made when they are asked for, by the metrics server's thread.
+  void Add(std::shared_ptr<prometheus::Collectable> collectable) {
+    collectables_.push_back(std::move(collectable));
+  }
+
   std::shared_ptr<prometheus::Registry> registry() const { return registry_; }
+  const std::vector<std::shared_ptr<prometheus::Collectable>>& collectables() const {
+    return collectables_;
+  }
 
  private:
+  std::vector<std::shared_ptr<prometheus::Collectable>> collectables_;
   std::shared_ptr<prometheus::Registry> registry_;
 };
 
@@ -48,18 +56,17 @@ std::vector<double> LatencyBuckets();
 // Serves a registry at http://ADDRESS/metrics.
 class MetricsServer {
  public:
-  // UNAVAILABLE with the address where it can't be had. Port 0 = a free one.
+  // UNAVAILABLE with the address where it can't be had. Port 0 = a free one. `metrics`, which is
+  // complete by now, outlives the server.
   static absl::StatusOr<std::unique_ptr<MetricsServer>> Start(const std::string& listen_address,
                                                               const MetricsRegistry& metrics);
-  ~MetricsServer();
 
-  int port() const { return port_; }
+  int port() const { return server_->port(); }
 
  private:
-  MetricsServer();
+  explicit MetricsServer(std::unique_ptr<TextServer> server) : server_(std::move(server)) {}
 
-  std::unique_ptr<prometheus::Exposer> exposer_;
-  int port_ = 0;
+  std::unique_ptr<TextServer> server_;
 };
 
 }  // namespace caravan
