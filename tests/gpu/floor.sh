@@ -2,6 +2,7 @@
 # How fast the whole cluster decodes on this machine's GPUs: gateway, tokenizer and workers with random weights, loaded
 # by `caravan bench` over gRPC. Token ids alone are asked for, so that any tokenizer does.
 #   tests/gpu/floor.sh PROGRAM_FOLDER [MODEL [DTYPE [TENSOR_PARALLEL…]]]      MODEL: a file of tests/gpu/models
+# WORKER_FLAGS="--batch_invariant" and others go to each worker.
 # READ_GBPS=… is the measured read ceiling of one GPU, for the shares (default: that of an H200). DEVICE=cpu tries this
 # script on a machine without one.
 set -euo pipefail
@@ -13,6 +14,7 @@ degrees=("${@:4}")
 [ ${#degrees[@]} -gt 0 ] || degrees=(1)
 read_gbps=${READ_GBPS:-4402}
 device=${DEVICE:-cuda}
+WORKER_FLAGS=${WORKER_FLAGS:-}
 work=$(mktemp -d)
 pids=()
 trap 'stop; rm -rf "$work"' EXIT
@@ -38,7 +40,8 @@ fail() { tail -n 5 "$work"/*.log >&2; exit 1; }
 start() { # tensor_parallel
   rm -f "$work"/*.ports "$work"/*.log
   local begun=$EPOCHREALTIME leader
-  local worker=(--model="$work/model" --load_format=dummy --dtype="$dtype" --device="$device" --tensor_parallel="$1")
+  local worker=(--model="$work/model" --load_format=dummy --dtype="$dtype" --device="$device" --tensor_parallel="$1"
+    $WORKER_FLAGS)
   launch worker_0 caravan_worker "${worker[@]}"
   leader=$(address_of worker_0)
   for ((rank = 1; rank < $1; ++rank)); do

@@ -71,8 +71,12 @@ class Noise:
 
 @torch.inference_mode()
 def hidden_states(model, ids):
-    """Normed hidden states of every position: rows of the head's input."""
-    return model.model(input_ids=ids[None], use_cache=False).last_hidden_state[0]
+    """Normed hidden states of every position: rows of the head's input. In parts, since attention in float32 holds all
+    its scores."""
+    cache = transformers.DynamicCache()
+    parts = [model.model(input_ids=part[None], past_key_values=cache, use_cache=True).last_hidden_state[0]
+             for part in ids.split(1024)]
+    return torch.cat(parts)
 
 
 @torch.inference_mode()

@@ -29,7 +29,7 @@ struct LeaderOptions {
   int gpu = -1;  // CUDA device of this rank; -1: it computes on the CPU
   std::string collectives = "auto";
   double spare_blocks = 0;  // share of the KV blocks left unused: a rank may come back with fewer
-  std::string build;                                // version; the followers' must be equal
+  std::string build;        // version; the followers' must be equal
   absl::Duration rank_timeout = absl::Seconds(1);   // silence after which a rank is lost
   absl::Duration form_timeout = absl::Seconds(20);  // of one attempt to form an epoch
   std::function<void()> on_drain;                   // a follower was asked to stop
