@@ -9,11 +9,25 @@
 #include "worker/replica/step_plan_codec.h"
 
 namespace caravan {
+namespace {
 
+// The leader is quiet where no plan has come for so long.
+constexpr absl::Duration kQuiet = absl::Milliseconds(20);
+
+}  // namespace
+
+// A step is collected when its place is needed for the next one, or where the leader is quiet: a
+// plan that comes while a step runs must be submitted meanwhile, or the ranks' devices stand still
+// between steps.
 void ReplicaFollower::RunSteps() {
   std::unique_lock lock(mutex_);
   while (true) {
-    changed_.wait(lock, [this] { return finished_ || !commands_.empty() || in_flight_ > 0; });
+    const auto called = [this] { return finished_ || !commands_.empty(); };
+    if (in_flight_ == 0) {
+      changed_.wait(lock, called);
+    } else {
+      changed_.wait_for(lock, absl::ToChronoNanoseconds(kQuiet), called);
+    }
     if (finished_) return;
     if (commands_.empty()) {
       lock.unlock();
