@@ -7,6 +7,7 @@
 #include <random>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "kernels/device/matmul/paths.h"
@@ -186,6 +187,7 @@ TEST_P(MatmulCudaTest, AgreesWithFloat64AtRealSizes) {
     check(tokens, 4096, 11008);
     check(tokens, 4096, 14336);
   }
+  check(300, 22016, 512);
   check(1, 32000, 4096);
   check(2, 128256, 4096);
 }
@@ -194,14 +196,16 @@ TEST_P(MatmulCudaTest, RowsOfARealSizeDoNotDependOnTheirNumber) {
   const auto multiply = [](const MatmulArgs& args, CudaStream& stream) {
     Matmul(args.x, args.weight, args.bias, args.out, DeviceStream::Cuda(stream));
   };
-  const int64_t k = GetParam() == DType::kFloat32 ? 512 : 4096;
-  DummyProduct all(GetParam(), GetParam(), 300, 1000, k);
-  all.Run(true, multiply);
-  for (const int64_t tokens : {1, 2, 8, 9, 16, 17, 64, 65, 128, 129, 256}) {
-    DummyProduct some(GetParam(), GetParam(), tokens, 1000, k);
-    some.Run(true, multiply);
-    for (int64_t t = 0; t < tokens; ++t) {
-      ASSERT_EQ(some.out().Bits(t), all.out().Bits(t)) << "row " << t << " of " << tokens;
+  // Narrow with long sums, and wide enough for the largest tiles.
+  for (const auto& [features, k] : {std::pair<int64_t, int64_t>{1000, 4096}, {9000, 512}}) {
+    DummyProduct all(GetParam(), GetParam(), 300, features, k);
+    all.Run(true, multiply);
+    for (const int64_t tokens : {1, 2, 8, 9, 16, 17, 64, 65, 128, 129, 256}) {
+      DummyProduct some(GetParam(), GetParam(), tokens, features, k);
+      some.Run(true, multiply);
+      for (int64_t t = 0; t < tokens; ++t) {
+        ASSERT_EQ(some.out().Bits(t), all.out().Bits(t)) << "row " << t << " of " << tokens;
+      }
     }
   }
 }

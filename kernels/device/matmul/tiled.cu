@@ -93,8 +93,11 @@ void LaunchFew(const MatmulArgs& args, int splits, CudaStream& stream) {
 
 template <typename T>
 void LaunchMany(const MatmulArgs& args, CudaStream& stream) {
-  if (args.x.rows > 256) return LaunchTile<T, Square128>(args, 1, stream);
-  if (CountTiles<Square64>(args) < 2 * stream.device().num_multiprocessors) {
+  const int64_t multiprocessors = stream.device().num_multiprocessors;
+  if (args.x.rows > 256 && 2 * CountTiles<Square128>(args) >= 3 * multiprocessors) {
+    return LaunchTile<T, Square128>(args, 1, stream);
+  }
+  if (4 * CountTiles<Square64>(args) < 7 * multiprocessors) {
     return LaunchTile<T, Tokens64>(args, 1, stream);
   }
   LaunchTile<T, Square64>(args, 1, stream);
