@@ -140,7 +140,10 @@ int32_t DrawToken(const SamplingRow& row, std::span<const float> logits, float m
       (row.top_k > 0 && row.top_k < static_cast<int64_t>(logits.size())) || row.top_p < 1;
   if (!selects) return DrawFromAll(row, logits, max);
   Draw draw(row, max);
-  for (const KeptToken& token : FilterTokens(logits, max, {row.top_k, row.top_p, row.min_p})) {
+  // g++ 13 takes a loop over the call itself for one over a temporary.
+  const std::span<const KeptToken> kept =
+      FilterTokens(logits, max, {row.top_k, row.top_p, row.min_p});
+  for (const KeptToken& token : kept) {
     draw.Offer(token.id, token.logit, token.weight, draw.Words(token.id).word[token.id % 4]);
   }
   return draw.id();

@@ -40,8 +40,8 @@ struct ClientOutput {
 class WorkerClient {
  public:
   explicit WorkerClient(const std::string& address)
-      : stub_(
-            v1::Worker::NewStub(grpc::CreateChannel(address, grpc::InsecureChannelCredentials()))) {
+      : stub_(v1::Worker::NewStub(grpc::CreateCustomChannel(
+            address, grpc::InsecureChannelCredentials(), FixedWindows()))) {
     context_.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(30));
     stream_ = stub_->Session(&context_);
     v1::WorkerSessionRequest hello;
@@ -104,6 +104,15 @@ class WorkerClient {
   int most_events_in_a_message() const { return most_events_; }
 
  private:
+  // gRPC widens a stream's window as it finds more bandwidth: what a client takes in without
+  // reading would depend on how busy the machine is.
+  static grpc::ChannelArguments FixedWindows() {
+    grpc::ChannelArguments arguments;
+    arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+    arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 1 << 16);
+    return arguments;
+  }
+
   void Take() {
     switch (last_.message_case()) {
       case v1::WorkerSessionResponse::kWelcome:
