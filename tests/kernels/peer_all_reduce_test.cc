@@ -136,7 +136,7 @@ Expected ReferenceNorm(double x, double mean_square, double weight, DType out) {
 }
 
 TEST_P(PeerTest, AddsTheSumToTheResidualAndNormalizes) {
-  constexpr std::pair<int64_t, int64_t> kShapes[] = {{1, 8},     {5, 64},   {1, 4096},  {3, 5120},
+  constexpr std::pair<int64_t, int64_t> kShapes[] = {{1, 8},     {5, 64},   {1, 4096}, {3, 5120},
                                                      {65, 4096}, {2, 8192}, {20, 6144}};
   PeerRanks ranks(world_size(), kRegion);
   for (const DType dtype : kAllDTypes) {
