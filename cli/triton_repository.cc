@@ -76,7 +76,8 @@ absl::StatusOr<Configs> ReadConfigs(const std::string& folder) {
   }
   Configs configs;
   for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
-    if (!entry.is_directory() || !std::filesystem::exists(entry.path() / "config.pbtxt", error)) {
+    if (!entry.is_directory(error) ||
+        !std::filesystem::exists(entry.path() / "config.pbtxt", error)) {
       continue;
     }
     ASSIGN_OR_RETURN(configs[entry.path().filename().string()], ReadConfig(entry.path()));

@@ -66,7 +66,7 @@ class FollowerProcess {
     options.tensor_parallel = config().tensor_parallel;
     options.leader_address = config().leader_address;
     options.fingerprint = local_->model().fingerprint();
-    options.build = BuildVersion();
+    options.build = BuildVersion(config());
     options.rank_timeout = absl::Milliseconds(config().rank_timeout_ms);
     options.memory_bytes = ResidentBytes;
     options.gpu = config().device == "cuda" ? config().gpu : -1;

@@ -77,7 +77,7 @@ class LeaderProcess {
     options.collectives = config().collectives;
     const bool blocks_fill_gpu = config().device == "cuda" && config().kv_cache_bytes == 0;
     if (blocks_fill_gpu && config().tensor_parallel > 1) options.spare_blocks = kSpareBlocks;
-    options.build = BuildVersion();
+    options.build = BuildVersion(config());
     options.rank_timeout = absl::Milliseconds(config().rank_timeout_ms);
     options.on_drain = [this] { context_.signal->Trigger(); };
     options.on_loss = [this] {

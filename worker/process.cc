@@ -60,12 +60,11 @@ LlamaRunnerOptions RunnerOptions(const WorkerConfig& config, const LlamaSource& 
 absl::Status AwaitGpuMemory(const WorkerConfig& config, const WorkerDevice& device,
                             const std::vector<MemoryNeed>& needs) {
   if (device.cuda() == nullptr) return absl::OkStatus();
-  int64_t wanted = TotalBytes(needs);
-  if (config.kv_cache_bytes == 0) {
-    const auto total = static_cast<double>(device.use().total_bytes);
-    const auto budget = static_cast<int64_t>(total * config.gpu_memory_fraction);
-    wanted = std::max(wanted, budget - kContextBytes);
-  }
+  const auto total = static_cast<double>(device.use().total_bytes);
+  const auto budget = static_cast<int64_t>(total * config.gpu_memory_fraction);
+  int64_t wanted =
+      TotalBytes(needs) + (device.use().total_bytes - budget);  // CheckGpuMemory's rule
+  if (config.kv_cache_bytes == 0) wanted = std::max(wanted, budget - kContextBytes);
   device.AwaitMemory(wanted, absl::Now() + absl::Milliseconds(config.gpu_memory_wait_ms));
   return CheckGpuMemory(device.use().name, needs, QueryDeviceMemory(), config.gpu_memory_fraction,
                         FindGpuProcesses(device.cuda()->device().pci_bus_id));
@@ -102,7 +101,11 @@ uint64_t ResidentBytes() {
   return file ? pages * static_cast<uint64_t>(sysconf(_SC_PAGESIZE)) : 0;
 }
 
-std::string BuildVersion() { return CARAVAN_VERSION; }
+std::string BuildVersion(const WorkerConfig& config) {
+  const bool graphs = config.device == "cuda" && config.cuda_graphs;
+  return absl::StrCat(CARAVAN_VERSION, graphs ? " --cuda_graphs" : "",
+                      config.batch_invariant ? " --batch_invariant" : "");
+}
 
 WorkerContext::WorkerContext(const WorkerConfig& config, ShutdownSignal* signal)
     : config(config),

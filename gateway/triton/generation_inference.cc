@@ -9,6 +9,11 @@
 #include "common/utf8.h"
 
 namespace caravan {
+namespace {
+
+constexpr int64_t kMaxOutputElements = int64_t{1} << 25;  // of output_ids
+
+}  // namespace
 
 GenerationInference::GenerationInference(const InferContext* context, InferCall call,
                                          GenerationParameters parameters, InferSink* sink)
@@ -174,6 +179,7 @@ absl::Status GenerationInference::Begin(std::vector<std::vector<int32_t>> prompt
     output_.AddRow({std::move(prompt), static_cast<int32_t>(parameters.stopping.max_tokens),
                     FillIdOf(parameters)});
   }
+  RETURN_IF_ERROR(CheckOutputSize());
   for (size_t row = 0; row < requests.size(); ++row) {
     rows_.push_back(std::make_unique<RowSink>(this, row));
   }
@@ -182,6 +188,18 @@ absl::Status GenerationInference::Begin(std::vector<std::vector<int32_t>> prompt
         context().dispatcher->Begin(std::move(requests[row]), rows_[row].get());
   }
   return absl::OkStatus();
+}
+
+// One long row widens the tensors of all rows, and each response holds them whole.
+absl::Status GenerationInference::CheckOutputSize() const {
+  const int64_t width = int64_t{output_.padded_prompt_tokens()} + output_.max_tokens();
+  const int64_t elements = request().rows() * int64_t{parameters_.beam_width} * width;
+  if (elements <= kMaxOutputElements) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      RequestIdPrefix(request().request().id), is_text() ? "INPUT_1" : "request_output_len", ": ",
+      request().rows(), " rows of ", parameters_.beam_width, " beams and up to ", width,
+      " tokens make an output of ", elements, " elements; at most ", kMaxOutputElements,
+      " are allowed"));
 }
 
 void GenerationInference::OnRowStarted() {

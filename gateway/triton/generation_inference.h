@@ -49,6 +49,7 @@ class GenerationInference : public InferenceBase {
   absl::StatusOr<std::vector<std::vector<int32_t>>> ReadTokenIds() const;
   void OnEncoded(absl::StatusOr<v1::EncodeResponse> response);
   absl::Status Begin(std::vector<std::vector<int32_t>> prompts);
+  absl::Status CheckOutputSize() const;
   absl::StatusOr<ValidatedRequest> MakeRow(size_t row, const std::vector<int32_t>& prompt) const;
   absl::StatusOr<std::vector<int32_t>> PromptOf(size_t row, std::vector<int32_t> prompt) const;
   uint32_t FillIdOf(const RowParameters& row) const;

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <limits>
@@ -100,7 +101,8 @@ absl::Status SharedMemoryRegistry::Register(const std::string& name, const std::
     return absl::InvalidArgumentError(
         absl::StrCat("failed to register shared memory region '", name, "': byte_size is 0"));
   }
-  const std::string bare = absl::StartsWith(key, "/") ? key.substr(1) : key;
+  // shm_open takes any number of slashes for one.
+  const std::string bare = key.substr(std::min(key.find_first_not_of('/'), key.size()));
   if (absl::StartsWith(bare, kReservedPrefix)) {
     return absl::InvalidArgumentError(absl::StrCat("cannot register shared memory region '", name,
                                                    "' with reserved key '", key, "'"));

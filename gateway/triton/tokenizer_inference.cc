@@ -10,6 +10,8 @@
 namespace caravan {
 namespace {
 
+constexpr int64_t kMaxDecodedSequences = 1 << 16;  // of one request
+
 InferOutput MakeOutput(const char* name, DataType datatype, Shape shape, std::string data) {
   InferOutput output;
   output.name = name;
@@ -169,6 +171,11 @@ absl::Status TokenizerInference::StartDecoding() {
   if (lengths.shape[1] != beams) {
     return absl::InvalidArgumentError(absl::StrCat("sequence_length has ", lengths.shape[1],
                                                    " columns; TOKENS_BATCH has ", beams));
+  }
+  if (request().rows() * beams > kMaxDecodedSequences) {
+    return absl::InvalidArgumentError(absl::StrCat("TOKENS_BATCH has ", request().rows() * beams,
+                                                   " sequences; at most ", kMaxDecodedSequences,
+                                                   " are allowed"));
   }
   const int32_t vocabulary_size = context().dispatcher->vocabulary()->size;
   v1::DecodeRequest decode;

@@ -130,9 +130,10 @@ def test_models_are_not_controlled_by_clients(triton, call):
 
 
 def test_cuda_shared_memory_is_refused(triton):
-    for call in (lambda: triton.get_cuda_shared_memory_status(),
-                 lambda: triton.register_cuda_shared_memory("r", b"aGFuZGxl", 0, 64),
-                 lambda: triton.unregister_cuda_shared_memory("r")):
+    triton.unregister_cuda_shared_memory()  # as the clients' examples begin
+    assert not triton.get_cuda_shared_memory_status().regions
+    for call in (lambda: triton.get_cuda_shared_memory_status("r"),
+                 lambda: triton.register_cuda_shared_memory("r", b"aGFuZGxl", 0, 64)):
         with failing("UNIMPLEMENTED", "CUDA shared memory is not supported"):
             call()
 
@@ -408,6 +409,19 @@ def decode(triton, ids):
 def test_a_newline_in_a_word_line_is_refused(triton):
     with failing("INVALID_ARGUMENT", "INPUT_3 of row 0: new-line character seen in unquoted field"):
         triton.infer("ensemble", ensemble_inputs([PROMPT], stop_words="a\nb"))
+
+
+def test_a_small_request_can_not_ask_for_gigabytes(triton):
+    with failing("INVALID_ARGUMENT", "INPUT_2 of row 0 has too many words; at most 256 are allowed"):
+        triton.infer("ensemble", ensemble_inputs([PROMPT], bad_words="a," * 1_000_000))
+    with failing("INVALID_ARGUMENT", "BAD_WORDS_DICT of row 0 has too many words; at most 256 are allowed"):
+        triton.infer("preprocessing", [
+            column("QUERY", [b"a"], "BYTES"), column("BAD_WORDS_DICT", [b"a," * 1_000_000], "BYTES"),
+            column("REQUEST_OUTPUT_LEN", [1], np.uint32)])
+    with failing("INVALID_ARGUMENT", "TOKENS_BATCH has 65537 sequences; at most 65536 are allowed"):
+        triton.infer("postprocessing", [
+            tensor("TOKENS_BATCH", np.zeros((1, 65537, 0)), np.uint32),
+            tensor("sequence_length", np.zeros((1, 65537)), np.uint32)])
 
 
 def test_equal_requests_have_equal_answers(triton):

@@ -181,7 +181,10 @@ Reactor* TritonGrpcService::SystemSharedMemoryUnregister(
 Reactor* TritonGrpcService::CudaSharedMemoryStatus(
     Call* call, const inference::CudaSharedMemoryStatusRequest* request,
     inference::CudaSharedMemoryStatusResponse* response) {
-  return OnLoop(loop_, call, InferenceServer::CudaSharedMemoryUnsupported);
+  // There is none, which is an answer; a named region can't exist.
+  return OnLoop(loop_, call, [none = request->name().empty()] {
+    return none ? absl::OkStatus() : InferenceServer::CudaSharedMemoryUnsupported();
+  });
 }
 
 Reactor* TritonGrpcService::CudaSharedMemoryRegister(
@@ -193,7 +196,8 @@ Reactor* TritonGrpcService::CudaSharedMemoryRegister(
 Reactor* TritonGrpcService::CudaSharedMemoryUnregister(
     Call* call, const inference::CudaSharedMemoryUnregisterRequest* request,
     inference::CudaSharedMemoryUnregisterResponse* response) {
-  return OnLoop(loop_, call, InferenceServer::CudaSharedMemoryUnsupported);
+  // Clients' examples begin with it, whether they use regions or not.
+  return OnLoop(loop_, call, [] { return absl::OkStatus(); });
 }
 
 Reactor* TritonGrpcService::TraceSetting(Call* call, const inference::TraceSettingRequest* request,

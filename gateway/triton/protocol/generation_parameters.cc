@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <limits>
+#include <map>
+#include <string_view>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -25,11 +27,24 @@ constexpr size_t kMaxStopSequences = 64;
 constexpr size_t kMaxBadWords = 256;
 constexpr uint64_t kDefaultMaxTokens = 16;  // where a newer client names none
 
+// The strings of the tensors of words, by the tensor's name.
+using WordTexts = std::map<std::string, std::vector<std::string_view>>;
+
+WordTexts UnpackWords(const CheckedRequest& request) {
+  WordTexts texts;
+  for (const char* tensor : {"INPUT_2", "INPUT_3", "bad_words", "stop_words"}) {
+    const CheckedInput* input = request.Find(tensor);
+    if (input != nullptr) texts[tensor] = UnpackBytes(input->data);
+  }
+  return texts;
+}
+
 class RowReader {
  public:
-  RowReader(const CheckedRequest& request, const ServedModel& model,
+  // `texts` of the whole request, for all its rows.
+  RowReader(const CheckedRequest& request, const WordTexts& texts, const ServedModel& model,
             const GenerationDefaults& defaults, int64_t row)
-      : request_(request), model_(model), defaults_(defaults), row_(row) {}
+      : request_(request), texts_(texts), model_(model), defaults_(defaults), row_(row) {}
 
   absl::StatusOr<RowParameters> Read() {
     RETURN_IF_ERROR(ReadLength());
@@ -167,7 +182,7 @@ class RowReader {
     const CheckedInput* input = request_.Find(tensor);
     if (input == nullptr) return std::vector<std::string>();
     const auto width = static_cast<size_t>(input->shape[1]);
-    const std::vector<std::string_view> texts = UnpackBytes(input->data);
+    const std::vector<std::string_view>& texts = texts_.at(tensor);
     const size_t first = static_cast<size_t>(row_) * width;
     if (one_line && width > 0) {
       return ParseWordLine(
@@ -175,6 +190,7 @@ class RowReader {
           texts[first]);
     }
     std::vector<std::string> words;
+    RETURN_IF_ERROR(CheckCount(tensor, width, kMaxLineWords));
     for (size_t i = 0; i < width; ++i) {
       if (!texts[first + i].empty()) words.emplace_back(texts[first + i]);
     }
@@ -227,6 +243,7 @@ class RowReader {
   }
 
   const CheckedRequest& request_;
+  const WordTexts& texts_;
   const ServedModel& model_;
   const GenerationDefaults& defaults_;
   const int64_t row_;
@@ -285,8 +302,10 @@ absl::StatusOr<GenerationParameters> ReadGenerationParameters(const CheckedReque
   RETURN_IF_ERROR(ReadView(request, defaults, &out));
   out.return_log_probs = request.Scalar<bool>("is_return_log_probs", 0).value_or(false) ||
                          request.Scalar<bool>("return_log_probs", 0).value_or(false);
+  const WordTexts texts = UnpackWords(request);
   for (int64_t row = 0; row < request.rows(); ++row) {
-    ASSIGN_OR_RETURN(RowParameters parameters, RowReader(request, model, defaults, row).Read());
+    ASSIGN_OR_RETURN(RowParameters parameters,
+                     RowReader(request, texts, model, defaults, row).Read());
     out.rows.push_back(std::move(parameters));
   }
   return out;

@@ -33,6 +33,7 @@ absl::StatusOr<std::vector<std::string>> ParseWordLine(const std::string& field,
       state = State::kQuoted;
     } else if (c == ',') {
       finish();
+      if (words.size() > kMaxLineWords) break;
     } else if (c == '\n' || c == '\r') {
       // At the end of the line it ends the line; elsewhere Python's csv refuses it.
       if (line.find_first_not_of("\r\n", i) == std::string_view::npos) break;
@@ -44,6 +45,10 @@ absl::StatusOr<std::vector<std::string>> ParseWordLine(const std::string& field,
     }
   }
   finish();
+  if (words.size() > kMaxLineWords) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(field, " has too many words; at most ", kMaxLineWords, " are allowed"));
+  }
   return words;
 }
 

@@ -11,9 +11,13 @@
 
 namespace caravan {
 
+// Most words of one line.
+constexpr size_t kMaxLineWords = 256;
+
 // Text form: one line of comma separated values, as Python's csv reads it: "" and a lone newline
 // are no words, spaces stay, "…" quotes commas, newlines and (doubled) quotes. INVALID_ARGUMENT for
-// a raw newline inside, as there. Empty words are left out. `field` is for the error.
+// a raw newline inside, as there, and for more than kMaxLineWords words. Empty words are left out.
+// `field` is for the error.
 absl::StatusOr<std::vector<std::string>> ParseWordLine(const std::string& field,
                                                        std::string_view line);
 

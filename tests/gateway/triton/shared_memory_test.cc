@@ -89,6 +89,8 @@ TEST(SharedMemory, RefusesWhatItCantHave) {
   EXPECT_FALSE(registry.Register("", object.name(), 0, 1).ok());
   EXPECT_NE(registry.Register("r", "/caravan_collectives", 0, 1).message().find("reserved"),
             std::string::npos);
+  EXPECT_NE(registry.Register("r", "//caravan_collectives", 0, 1).message().find("reserved"),
+            std::string::npos);
   EXPECT_EQ(SharedMemoryRegistry(false).Register("r", object.name(), 0, 1).code(),
             absl::StatusCode::kUnimplemented);
 }

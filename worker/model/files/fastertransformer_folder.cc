@@ -104,6 +104,10 @@ absl::StatusOr<FasterTransformerConfig> ReadFasterTransformerConfig(const std::s
   FasterTransformerConfig config;
   config.head_num = fields.Size("head_num");
   config.size_per_head = fields.Size("size_per_head");
+  if (config.hidden_size() > kMaxSize) {
+    fields.Fail("size_per_head", absl::StrCat("times head_num is ", config.hidden_size(),
+                                              ", must be at most ", kMaxSize));
+  }
   config.inter_size = fields.Size("inter_size");
   config.num_layer = fields.Size("num_layer");
   config.vocab_size = fields.Size("vocab_size");

@@ -46,6 +46,14 @@ CheckedInput IdsInput(int64_t rows, int64_t width, const std::vector<int32_t>& v
   return {DataType::kInt32, {rows, 2, width}, Pack(values)};
 }
 
+TEST(WordList, BoundsTheWordsOfALine) {
+  std::string line = "a";
+  for (size_t i = 1; i < kMaxLineWords; ++i) line += ",a";
+  EXPECT_EQ(ParseWordLine("x", line)->size(), kMaxLineWords);
+  const absl::Status status = ParseWordLine("INPUT_2 of row 3", line + ",a").status();
+  EXPECT_EQ(status.message(), "INPUT_2 of row 3 has too many words; at most 256 are allowed");
+}
+
 TEST(WordList, ReadsIdsByTheirEndOffsets) {
   const CheckedInput input = IdsInput(2, 3, {5, 6, 7, 2, 3, -1, 9, 0, 0, 1, -1, -1});
   EXPECT_EQ(*ReadWordIds("stop_words_list", input, 0, 10), (WordIds{{5, 6}, {7}}));
