@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "absl/strings/str_cat.h"
 #include "tests/tokenizer_service/tokenizer_fixture.h"
 
 namespace caravan {
