@@ -46,7 +46,7 @@ absl::Status ChooseGpu(const std::vector<CudaDevice>& devices, const std::string
     return absl::InvalidArgumentError(
         absl::StrCat("--gpu is ", gpu, " for rank ", config->rank, "; ", count,
                      count == 1 ? " GPU is" : " GPUs are",
-                     " visible (CUDA_VISIBLE_DEVICES?): each rank of each replica needs its own"));
+                     " visible (CUDA_VISIBLE_DEVICES?): each rank of each replica needs one"));
   }
   const CudaDevice& device = devices[static_cast<size_t>(gpu)];
   if (!HasCodeFor(device.compute_capability)) {
