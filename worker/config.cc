@@ -45,6 +45,9 @@ ABSL_FLAG(std::string, collectives, WorkerConfig{}.collectives,
           "gloo on CPUs, peer or nccl on GPUs. Rank 0 decides.");
 ABSL_FLAG(int, rank_timeout_ms, WorkerConfig{}.rank_timeout_ms,
           "A rank that is silent for so long counts as lost; 0 = 1000 on CUDA, 5000 on the CPU.");
+ABSL_FLAG(int, wedge_timeout_ms, WorkerConfig{}.wedge_timeout_ms,
+          "A step without progress for so long is given up, and a process that can't leave it for "
+          "as long again ends; 0 = 30000 on CUDA, 120000 on the CPU.");
 ABSL_FLAG(std::string, listen_address, WorkerConfig{}.listen_address,
           "Where gateways and other ranks connect, host:port; port 0 takes a free one.");
 ABSL_FLAG(std::string, metrics_address, "",
@@ -118,8 +121,11 @@ absl::Status CheckReplica(const WorkerConfig& config) {
   if (config.rank > 0) RETURN_IF_ERROR(CheckAddress("leader_address", config.leader_address));
   RETURN_IF_ERROR(CheckOneOf("collectives", config.collectives,
                              {"auto", "shared_memory", "gloo", "peer", "nccl"}));
-  if (config.rank_timeout_ms == 0) return absl::OkStatus();
-  return CheckIn("rank_timeout_ms", config.rank_timeout_ms, 100, 600000);
+  if (config.rank_timeout_ms != 0) {
+    RETURN_IF_ERROR(CheckIn("rank_timeout_ms", config.rank_timeout_ms, 100, 600000));
+  }
+  if (config.wedge_timeout_ms == 0) return absl::OkStatus();
+  return CheckIn("wedge_timeout_ms", config.wedge_timeout_ms, 1000, 3600000);
 }
 
 absl::Status CheckGpu(const WorkerConfig& config) {
@@ -193,6 +199,7 @@ absl::StatusOr<WorkerConfig> LoadWorkerConfig() {
   config.leader_address = absl::GetFlag(FLAGS_leader_address);
   config.collectives = absl::GetFlag(FLAGS_collectives);
   config.rank_timeout_ms = absl::GetFlag(FLAGS_rank_timeout_ms);
+  config.wedge_timeout_ms = absl::GetFlag(FLAGS_wedge_timeout_ms);
   config.listen_address = absl::GetFlag(FLAGS_listen_address);
   config.metrics_address = absl::GetFlag(FLAGS_metrics_address);
   config.port_file = absl::GetFlag(FLAGS_port_file);

@@ -16,6 +16,8 @@ constexpr absl::Duration kRetryPause = absl::Milliseconds(50);
 constexpr int64_t kWorkspaceBytes = int64_t{64} << 20;
 constexpr int kCpuRankTimeoutMs = 5000;  // see WorkerConfig
 constexpr int kCudaRankTimeoutMs = 1000;
+constexpr int kCpuWedgeTimeoutMs = 120000;
+constexpr int kCudaWedgeTimeoutMs = 30000;
 
 std::string NameOfGpu(const CudaDevice& device) {
   return absl::StrCat("GPU ", device.index, " ", device.name);
@@ -82,6 +84,9 @@ absl::Status ResolveDevice(const std::vector<CudaDevice>& devices, const std::st
   if (cuda) RETURN_IF_ERROR(ChooseGpu(devices, problem, config));
   if (config->rank_timeout_ms == 0) {
     config->rank_timeout_ms = cuda ? kCudaRankTimeoutMs : kCpuRankTimeoutMs;
+  }
+  if (config->wedge_timeout_ms == 0) {
+    config->wedge_timeout_ms = cuda ? kCudaWedgeTimeoutMs : kCpuWedgeTimeoutMs;
   }
   return absl::OkStatus();
 }

@@ -16,7 +16,7 @@
 
 namespace caravan {
 
-// Settles what --device=auto, --gpu=-1 and --rank_timeout_ms=0 mean here, and checks that the GPU
+// Settles what --device=auto, --gpu=-1 and the time-outs of 0 ms mean here, and checks that the GPU
 // can be used: "cuda" where a GPU is visible that this build has code for, else "cpu".
 // FAILED_PRECONDITION with the reason where --device=cuda can't be had, INVALID_ARGUMENT where the
 // rank has no GPU of its own.

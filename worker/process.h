@@ -88,6 +88,10 @@ absl::StatusOr<std::unique_ptr<LlamaRankRunner>> LoadRunner(const WorkerConfig& 
 // What a rank tells of its device.
 void DescribeDevice(const WorkerDevice& device, v1::WorkerRank* rank);
 
+// Ends the process with 1: a thread that hangs in a device's driver can't be joined, and whoever
+// supervises the process starts the next.
+[[noreturn]] void EndWedged(const std::string& why);
+
 // A rank until SIGTERM to any rank has drained the replica, or a failure. Returns the exit code: 0
 // drained, 1 failed.
 int RunLeader(const WorkerConfig& config, ShutdownSignal* signal);

@@ -125,8 +125,7 @@ void ReplicaFollower::Handle(const v1::LeaderMessage& message) {
   switch (message.message_case()) {
     case v1::LeaderMessage::kConfigure:
       if (message.epoch() <= epoch_) return;  // fenced
-      AbortEpoch();
-      epoch_ = message.epoch();
+      AbortEpoch(message.epoch());
       break;
     case v1::LeaderMessage::kAbort:
       if (message.epoch() != epoch_) return;
@@ -151,9 +150,14 @@ void ReplicaFollower::Handle(const v1::LeaderMessage& message) {
   changed_.notify_all();
 }
 
-void ReplicaFollower::AbortEpoch() {
+void ReplicaFollower::AbortEpoch(std::optional<uint64_t> next) {
   const std::lock_guard lock(mutex_);
-  in_epoch_ = false;
+  if (next) epoch_ = *next;
+  AbortEpochLocked();
+}
+
+void ReplicaFollower::AbortEpochLocked() {
+  if (in_epoch_.exchange(false)) fell_at_ = absl::Now();
   commands_.clear();
   if (builder_ != nullptr) builder_->Abort();
   if (ranks_ != nullptr) ranks_->Abort();
@@ -201,25 +205,61 @@ void ReplicaFollower::SendHeartbeats() {
         return;
       }
       const absl::Time now = absl::Now();
-      last_heard_ += clock.Late(now);
+      const absl::Duration late = clock.Late(now);
+      last_heard_ += late;
+      JudgeOwnStep(now, late);
       // A leader that was never heard may take its time to answer the call.
       const absl::Duration allowed =
           leader_ == 0 ? std::max(kDialTimeout, options_.rank_timeout) : options_.rank_timeout;
       if (context_ != nullptr && now - last_heard_ > allowed) context_->TryCancel();
     }
-    const RankProgress progress = runner_->progress();
-    v1::FollowerMessage message;
-    message.mutable_progress()->set_step(progress.steps_done);
-    message.mutable_progress()->set_layer(static_cast<uint32_t>(progress.layers_done));
-    message.mutable_progress()->set_idle(!progress.busy);
-    if (options_.memory_bytes) {
-      message.mutable_progress()->set_memory_bytes(options_.memory_bytes());
-    }
-    if (options_.device_memory_bytes) {
-      message.mutable_progress()->set_device_memory_bytes(options_.device_memory_bytes());
-    }
-    Send(epoch_, std::move(message));
+    Send(epoch_, ProgressMessage());
+    JudgeGroup();
   }
+}
+
+v1::FollowerMessage ReplicaFollower::ProgressMessage() const {
+  const RankProgress progress = runner_->progress();
+  v1::FollowerMessage message;
+  message.mutable_progress()->set_step(progress.steps_done);
+  message.mutable_progress()->set_layer(static_cast<uint32_t>(progress.layers_done));
+  message.mutable_progress()->set_idle(!progress.busy);
+  if (options_.memory_bytes) {
+    message.mutable_progress()->set_memory_bytes(options_.memory_bytes());
+  }
+  if (options_.device_memory_bytes) {
+    message.mutable_progress()->set_device_memory_bytes(options_.device_memory_bytes());
+  }
+  return message;
+}
+
+// A group may fail by itself while all ranks live (NCCL's connections); a step that waits in it
+// ends only when it is aborted.
+void ReplicaFollower::JudgeGroup() {
+  absl::Status status;
+  uint64_t epoch = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!in_epoch_) return;
+    status = ranks_->status();
+    if (status.ok()) return;
+    epoch = epoch_;
+    AbortEpochLocked();
+  }
+  ReportUnformed(epoch, status);
+}
+
+// REQUIRES mutex_.
+void ReplicaFollower::JudgeOwnStep(absl::Time now, absl::Duration late) {
+  fell_at_ += late;
+  in_runner_since_ += late;
+  const absl::Time since = std::max(fell_at_, in_runner_since_);
+  if (in_epoch_ || wedged_ || now - since <= options_.wedge_timeout) return;
+  wedged_ = true;
+  const std::string why = absl::StrCat("this rank can't leave its step, ",
+                                       absl::FormatDuration(options_.wedge_timeout),
+                                       " after its epoch fell");
+  if (options_.on_wedged) options_.on_wedged(why);
 }
 
 }  // namespace caravan

@@ -16,6 +16,21 @@ constexpr absl::Duration kQuiet = absl::Milliseconds(20);
 
 }  // namespace
 
+class ReplicaFollower::RunnerCall {
+ public:
+  explicit RunnerCall(ReplicaFollower* follower) : follower_(follower) { Set(absl::Now()); }
+  RunnerCall(const RunnerCall&) = delete;
+  RunnerCall& operator=(const RunnerCall&) = delete;
+  ~RunnerCall() { Set(absl::InfiniteFuture()); }
+
+ private:
+  void Set(absl::Time since) {
+    const std::lock_guard lock(follower_->mutex_);
+    follower_->in_runner_since_ = since;
+  }
+  ReplicaFollower* const follower_;
+};
+
 // A step is collected when its place is needed for the next one, or where the leader is quiet: a
 // plan that comes while a step runs must be submitted meanwhile, or the ranks' devices stand still
 // between steps.
@@ -23,7 +38,7 @@ void ReplicaFollower::RunSteps() {
   std::unique_lock lock(mutex_);
   while (true) {
     const auto called = [this] { return finished_ || !commands_.empty(); };
-    if (in_flight_ == 0) {
+    if (in_flight_ == 0 && !preparing_) {
       changed_.wait(lock, called);
     } else {
       changed_.wait_for(lock, absl::ToChronoNanoseconds(kQuiet), called);
@@ -31,7 +46,7 @@ void ReplicaFollower::RunSteps() {
     if (finished_) return;
     if (commands_.empty()) {
       lock.unlock();
-      CollectStep();
+      preparing_ ? AwaitEpoch() : CollectStep();
     } else {
       const v1::LeaderMessage command = std::move(commands_.front());
       commands_.pop_front();
@@ -59,6 +74,7 @@ void ReplicaFollower::OnConfigure(const v1::LeaderMessage& message) {
   spec.world_size = options_.tensor_parallel;
   spec.gpu = options_.gpu;
   spec.shared_memory_name = configure.shared_memory_name();
+  spec.operation_timeout = 2 * options_.wedge_timeout;  // the leader comes first
   spec.host = LocalAddressToward(HostOfAddress(options_.leader_address));
   DropOldGroup();
   absl::StatusOr<std::unique_ptr<CollectivesBuilder>> made = MakeCollectivesBuilder(spec);
@@ -94,9 +110,13 @@ void ReplicaFollower::OnRendezvous(const v1::LeaderMessage& message) {
   absl::StatusOr<std::unique_ptr<Collectives>> made = builder->Connect(addresses);
   if (!made.ok()) return ReportUnformed(message.epoch(), made.status());
   const std::shared_ptr<Collectives> ranks = *std::move(made);
-  runner_->Reset(ranks);
+  {
+    const RunnerCall call(this);
+    runner_->Reset(ranks);
+  }
   runner_epoch_ = message.epoch();
   in_flight_ = 0;
+  preparing_ = true;
   {
     const std::lock_guard lock(mutex_);
     if (message.epoch() != epoch_) return;
@@ -124,12 +144,24 @@ void ReplicaFollower::OnStep(const v1::LeaderMessage& message) {
 
 // The results of a follower are rank 0's too.
 void ReplicaFollower::CollectStep() {
-  const absl::Status status = runner_->Collect().status();
+  absl::Status status;
+  {
+    const RunnerCall call(this);
+    status = runner_->Collect().status();
+  }
   if (status.ok()) {
     --in_flight_;
   } else {
     ReportFailure(runner_epoch_, status);
   }
+}
+
+// Making ready (CUDA graphs) may fail like a step, and then no step may ever come.
+void ReplicaFollower::AwaitEpoch() {
+  const absl::Status status = runner_->AwaitEpoch(absl::ZeroDuration());
+  if (absl::IsDeadlineExceeded(status)) return;
+  preparing_ = false;
+  if (!status.ok()) ReportFailure(runner_epoch_, status);
 }
 
 // Whether another kind of collectives may do is the leader's to decide.
@@ -144,6 +176,7 @@ void ReplicaFollower::ReportUnformed(uint64_t epoch, const absl::Status& status)
 // can't be mended by another epoch.
 void ReplicaFollower::ReportFailure(uint64_t epoch, const absl::Status& status) {
   in_flight_ = 0;
+  preparing_ = false;
   v1::FollowerMessage message;
   message.mutable_failed()->set_code(static_cast<int32_t>(status.code()));
   message.mutable_failed()->set_message(std::string(status.message()));

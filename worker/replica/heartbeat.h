@@ -1,10 +1,11 @@
-// How ranks tell that they live, and how silence is judged.
+// How ranks tell that they live and get on, and how silence and standstill are judged.
 #pragma once
 
 #include <algorithm>
 
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "worker/replica/rank_runner.h"
 
 namespace caravan {
 
@@ -30,6 +31,25 @@ class TurnClock {
  private:
   const absl::Duration interval_;
   absl::Time last_turn_ = absl::Now();
+};
+
+// Tells for how long a busy rank has stood still.
+class StandstillClock {
+ public:
+  // Once a turn: how far the rank is, and by how much the turn was late (TurnClock). Zero where it
+  // got on, or has nothing to do.
+  absl::Duration Look(const RankProgress& progress, absl::Time now, absl::Duration late) {
+    const bool same =
+        progress.steps_done == last_.steps_done && progress.layers_done == last_.layers_done;
+    since_ = same && progress.busy ? since_ + late : now;
+    last_ = progress;
+    return now - since_;
+  }
+  void Restart(absl::Time now) { since_ = now; }
+
+ private:
+  RankProgress last_;
+  absl::Time since_ = absl::Now();
 };
 
 }  // namespace caravan

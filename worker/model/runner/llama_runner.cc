@@ -123,7 +123,6 @@ absl::StatusOr<StepResult> LlamaRunner::Collect() {
   lock.unlock();
   absl::StatusOr<StepResult> result = executor_->Finish();
   steps_done_.fetch_add(1, std::memory_order_relaxed);
-  unfinished_.fetch_sub(1, std::memory_order_relaxed);
   lock.lock();
   --started_;
   --uncollected_;
@@ -178,8 +177,11 @@ void LlamaRunner::Abort() {
 }
 
 StepProgress LlamaRunner::progress() const {
+  const std::lock_guard lock(mutex_);
+  // After a failure nothing is awaited, whatever was started.
+  const bool awaited = failure_.ok() && (beginning_ || started_ > 0 || !pending_.empty());
   return {steps_done_.load(std::memory_order_relaxed), step_.load(std::memory_order_relaxed),
-          model_->layers_done(), unfinished_.load(std::memory_order_relaxed) > 0};
+          model_->layers_done(), running_ || awaited};
 }
 
 void LlamaRunner::RunSteps() {
@@ -192,7 +194,6 @@ void LlamaRunner::RunSteps() {
     if (beginning_) {
       const std::shared_ptr<Collectives> ranks = ranks_;
       lock.unlock();
-      unfinished_.store(0, std::memory_order_relaxed);
       status = executor_->BeginEpoch(ranks);
       lock.lock();
       beginning_ = false;
@@ -215,10 +216,7 @@ void LlamaRunner::RunSteps() {
 
 absl::Status LlamaRunner::Start(const StepPlan& plan) {
   step_.store(plan.step, std::memory_order_relaxed);
-  unfinished_.fetch_add(1, std::memory_order_relaxed);
-  absl::Status status = executor_->Enqueue(plan);
-  if (!status.ok()) unfinished_.fetch_sub(1, std::memory_order_relaxed);
-  return status;
+  return executor_->Enqueue(plan);
 }
 
 }  // namespace caravan
