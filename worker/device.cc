@@ -97,6 +97,9 @@ absl::StatusOr<std::unique_ptr<WorkerDevice>> WorkerDevice::Open(const WorkerCon
     device->use_.name = "cpu";
     return device;
   }
+  if (const std::string missing = CudaLibraryProblem(); !missing.empty()) {
+    return absl::FailedPreconditionError(missing);
+  }
   const absl::Time deadline = absl::Now() + absl::Milliseconds(config.gpu_memory_wait_ms);
   const CudaStreamOptions options = {.device = config.gpu,
                                      .workspace_bytes = kWorkspaceBytes,

@@ -37,7 +37,7 @@ class WorkerDevice {
  public:
   // `config` is resolved. A GPU that another process still holds, for example one that dies, is
   // waited for: for at most config.gpu_memory_wait_ms. RESOURCE_EXHAUSTED with the reason after
-  // that.
+  // that. FAILED_PRECONDITION at once where a library is missing.
   static absl::StatusOr<std::unique_ptr<WorkerDevice>> Open(const WorkerConfig& config);
 
   DeviceStream stream() const {
