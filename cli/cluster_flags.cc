@@ -35,7 +35,9 @@ std::string NameOfCheckpoint(std::string path) {
 }  // namespace
 
 void ClusterFlags::AddTo(Options* options) {
-  options->Add("model", &model, "folder of the model, in the layout of Hugging Face");
+  options->Add("model", &model,
+               "folder of the model: Hugging Face's (safetensors or pytorch_model*.bin), or a "
+               "checkpoint of FasterTransformer");
   options->Add("tokenizer", &tokenizer, "folder of the tokenizer's files (default: the model's)");
   options->Add("model_name", &model_name, "what clients call it (default: the folder's name)");
   options->Add("tensor_parallel", &tensor_parallel,
@@ -53,7 +55,8 @@ void ClusterFlags::AddTo(Options* options) {
                "the GPU of each worker, replica by replica, such as 0,0,1,1 (default: 0,1,2,...); "
                "workers on one GPU take turns, which is slow");
   options->Add("dtype", &dtype, "auto, float32, bfloat16 or float16 (default: the worker's)");
-  options->Add("load_format", &load_format, "auto or dummy (random weights)");
+  options->Add("load_format", &load_format,
+               "auto (whatever lies in the folder) or dummy (random weights from its config.json)");
   options->Add("kv_cache_bytes", &kv_cache_bytes, "memory of each worker for keys and values");
   options->Add("max_batch_tokens", &max_batch_tokens, "most tokens in one step");
   options->Add("worker_flags", &worker_flags, "further flags of each worker, separated by spaces");
@@ -94,9 +97,9 @@ absl::StatusOr<std::vector<int>> ParseGpus(const std::string& text, int workers)
     gpus.push_back(gpu);
   }
   if (static_cast<int>(gpus.size()) != workers) {
-    return absl::InvalidArgumentError(absl::StrCat("--gpus names ", gpus.size(),
-                                                   " GPUs for --replicas x --tensor_parallel = ",
-                                                   workers, " workers; name one for each"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--gpus names ", gpus.size(), " GPUs for --replicas x --tensor_parallel = ", workers,
+        " workers; name one for each"));
   }
   return gpus;
 }

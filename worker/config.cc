@@ -13,7 +13,9 @@
 
 using caravan::WorkerConfig;
 
-ABSL_FLAG(std::string, model, "", "Folder of the model: config.json and *.safetensors.");
+ABSL_FLAG(std::string, model, "",
+          "Folder of the model: Hugging Face's (config.json with *.safetensors or "
+          "pytorch_model*.bin), or a checkpoint of FasterTransformer.");
 ABSL_FLAG(std::string, model_name, "", "Name that clients call it by. Empty: the folder's name.");
 ABSL_FLAG(std::string, device, WorkerConfig{}.device,
           "auto (cuda where a GPU can be used, else cpu), cuda or cpu.");
@@ -32,7 +34,7 @@ ABSL_FLAG(bool, batch_invariant, WorkerConfig{}.batch_invariant,
 ABSL_FLAG(std::string, dtype, WorkerConfig{}.dtype,
           "Of weights and activations: auto (the checkpoint's), float32, bfloat16, float16.");
 ABSL_FLAG(std::string, load_format, WorkerConfig{}.load_format,
-          "auto (safetensors) or dummy (random weights from config.json alone).");
+          "auto (whatever lies in the folder) or dummy (random weights from config.json alone).");
 ABSL_FLAG(int, max_context_tokens, WorkerConfig{}.max_context_tokens,
           "Longest prompt and output together; 0 = what the model is made for.");
 ABSL_FLAG(int, rank, WorkerConfig{}.rank, "Number of this worker in its replica; 0 leads.");

@@ -11,7 +11,7 @@ namespace caravan {
 
 struct WorkerConfig {
   // What is served, and as whom.
-  std::string model;                 // folder: config.json and safetensors
+  std::string model;                 // folder: Hugging Face's or FasterTransformer's
   std::string model_name;            // as clients name it; empty: the folder's last name
   std::string device = "auto";       // "auto": "cuda" where a GPU can be used, else "cpu"
   std::string dtype = "auto";        // "auto": the checkpoint's; "float32", "bfloat16", "float16"

@@ -67,7 +67,7 @@ class LlamaRankRunner final : public RankRunner {
   absl::Status AwaitEpoch(absl::Duration timeout) override { return runner_->AwaitEpoch(timeout); }
   RankProgress progress() const override {
     const StepProgress progress = runner_->progress();
-    return {progress.steps_done, progress.layers_done, progress.busy};
+    return {progress.steps_done, progress.layers_done, progress.work_done, progress.busy};
   }
 
  private:

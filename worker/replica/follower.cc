@@ -157,7 +157,7 @@ void ReplicaFollower::AbortEpoch(std::optional<uint64_t> next) {
 }
 
 void ReplicaFollower::AbortEpochLocked() {
-  if (in_epoch_.exchange(false)) fell_at_ = absl::Now();
+  in_epoch_ = false;
   commands_.clear();
   if (builder_ != nullptr) builder_->Abort();
   if (ranks_ != nullptr) ranks_->Abort();
@@ -198,6 +198,7 @@ void ReplicaFollower::SendHeartbeats() {
   const absl::Duration interval = HeartbeatInterval(options_.rank_timeout);
   TurnClock clock(interval);
   while (true) {
+    absl::Duration late;
     {
       std::unique_lock lock(mutex_);
       if (changed_.wait_for(lock, absl::ToChronoNanoseconds(interval),
@@ -205,14 +206,14 @@ void ReplicaFollower::SendHeartbeats() {
         return;
       }
       const absl::Time now = absl::Now();
-      const absl::Duration late = clock.Late(now);
+      late = clock.Late(now);
       last_heard_ += late;
-      JudgeOwnStep(now, late);
       // A leader that was never heard may take its time to answer the call.
       const absl::Duration allowed =
           leader_ == 0 ? std::max(kDialTimeout, options_.rank_timeout) : options_.rank_timeout;
       if (context_ != nullptr && now - last_heard_ > allowed) context_->TryCancel();
     }
+    JudgeOwnStep(absl::Now(), late);
     Send(epoch_, ProgressMessage());
     JudgeGroup();
   }
@@ -223,6 +224,7 @@ v1::FollowerMessage ReplicaFollower::ProgressMessage() const {
   v1::FollowerMessage message;
   message.mutable_progress()->set_step(progress.steps_done);
   message.mutable_progress()->set_layer(static_cast<uint32_t>(progress.layers_done));
+  message.mutable_progress()->set_work(progress.work_done);
   message.mutable_progress()->set_idle(!progress.busy);
   if (options_.memory_bytes) {
     message.mutable_progress()->set_memory_bytes(options_.memory_bytes());
@@ -249,17 +251,14 @@ void ReplicaFollower::JudgeGroup() {
   ReportUnformed(epoch, status);
 }
 
-// REQUIRES mutex_.
 void ReplicaFollower::JudgeOwnStep(absl::Time now, absl::Duration late) {
-  fell_at_ += late;
-  in_runner_since_ += late;
-  const absl::Time since = std::max(fell_at_, in_runner_since_);
-  if (in_epoch_ || wedged_ || now - since <= options_.wedge_timeout) return;
+  const absl::Duration standstill = standstill_.Look(runner_->progress(), now, late);
+  if (wedged_ || standstill <= 2 * options_.wedge_timeout) return;
   wedged_ = true;
-  const std::string why = absl::StrCat("this rank can't leave its step, ",
-                                       absl::FormatDuration(options_.wedge_timeout),
-                                       " after its epoch fell");
-  if (options_.on_wedged) options_.on_wedged(why);
+  if (!options_.on_wedged) return;
+  options_.on_wedged(absl::StrCat("rank ", options_.rank,
+                                  " can't leave its step, though its epoch ",
+                                  "fell for want of progress"));
 }
 
 }  // namespace caravan

@@ -17,6 +17,7 @@
 #include "absl/time/time.h"
 #include "caravan/v1/replica.grpc.pb.h"
 #include "worker/replica/collectives_builder.h"
+#include "worker/replica/heartbeat.h"
 #include "worker/replica/rank_runner.h"
 
 namespace caravan {
@@ -30,12 +31,13 @@ struct FollowerOptions {
   std::string fingerprint;
   std::string build;
   absl::Duration rank_timeout = absl::Seconds(1);  // silence after which the leader is lost
-  // Called once where this rank has not left the step of a fallen epoch for wedge_timeout: nothing
-  // but the end of the process helps. Must not block for long, nor call back.
+  // Called once where this rank stands still for 2 · wedge_timeout, though the leader gives an
+  // epoch up after one: nothing but the end of the process helps. Must not block for long, nor call
+  // back.
   absl::Duration wedge_timeout = absl::Seconds(120);
   std::function<void(const std::string& why)> on_wedged;
-  std::function<uint64_t()> memory_bytes;          // resident, for the heartbeats
-  std::string device_name;                         // as WorkerRank says it
+  std::function<uint64_t()> memory_bytes;  // resident, for the heartbeats
+  std::string device_name;                 // as WorkerRank says it
   uint64_t device_total_bytes = 0;
   std::function<uint64_t()> device_memory_bytes;  // in use, for the heartbeats
 };
@@ -82,7 +84,6 @@ class ReplicaFollower {
   void OnStep(const v1::LeaderMessage& message);
   void CollectStep();
   void AwaitEpoch();
-  class RunnerCall;  // while it lives, in_runner_since_ is set
   void ReportUnformed(uint64_t epoch, const absl::Status& status);
   void ReportFailure(uint64_t epoch, const absl::Status& status);
 
@@ -94,11 +95,13 @@ class ReplicaFollower {
   const FollowerOptions options_;
   RankRunner* const runner_;
   const std::unique_ptr<v1::Replica::Stub> stub_;
-  std::atomic<uint64_t> epoch_{0};  // last configured; on every message
+  std::atomic<uint64_t> epoch_{0};     // last configured; on every message
   std::atomic<bool> in_epoch_{false};  // written with mutex_ held
-  uint64_t runner_epoch_ = 0;  // the step thread's: whose group the runner has
-  int in_flight_ = 0;          // the step thread's: submitted, not collected
-  bool preparing_ = false;     // the step thread's: the runner is not ready for its epoch yet
+  uint64_t runner_epoch_ = 0;          // the step thread's: whose group the runner has
+  int in_flight_ = 0;                  // the step thread's: submitted, not collected
+  bool preparing_ = false;      // the step thread's: the runner is not ready for its epoch yet
+  StandstillClock standstill_;  // the heartbeat thread's
+  bool wedged_ = false;         // the heartbeat thread's
 
   std::mutex write_mutex_;  // guards writing to stream_
   std::shared_ptr<Stream> stream_;
@@ -111,9 +114,6 @@ class ReplicaFollower {
   std::deque<v1::LeaderMessage> commands_;
   std::shared_ptr<CollectivesBuilder> builder_;
   std::shared_ptr<Collectives> ranks_;
-  absl::Time in_runner_since_ = absl::InfiniteFuture();  // the step thread; else InfiniteFuture
-  absl::Time fell_at_ = absl::InfinitePast();            // when the last epoch was aborted
-  bool wedged_ = false;
   bool draining_ = false;
   bool finished_ = false;
   absl::Status result_;

@@ -16,21 +16,6 @@ constexpr absl::Duration kQuiet = absl::Milliseconds(20);
 
 }  // namespace
 
-class ReplicaFollower::RunnerCall {
- public:
-  explicit RunnerCall(ReplicaFollower* follower) : follower_(follower) { Set(absl::Now()); }
-  RunnerCall(const RunnerCall&) = delete;
-  RunnerCall& operator=(const RunnerCall&) = delete;
-  ~RunnerCall() { Set(absl::InfiniteFuture()); }
-
- private:
-  void Set(absl::Time since) {
-    const std::lock_guard lock(follower_->mutex_);
-    follower_->in_runner_since_ = since;
-  }
-  ReplicaFollower* const follower_;
-};
-
 // A step is collected when its place is needed for the next one, or where the leader is quiet: a
 // plan that comes while a step runs must be submitted meanwhile, or the ranks' devices stand still
 // between steps.
@@ -110,10 +95,7 @@ void ReplicaFollower::OnRendezvous(const v1::LeaderMessage& message) {
   absl::StatusOr<std::unique_ptr<Collectives>> made = builder->Connect(addresses);
   if (!made.ok()) return ReportUnformed(message.epoch(), made.status());
   const std::shared_ptr<Collectives> ranks = *std::move(made);
-  {
-    const RunnerCall call(this);
-    runner_->Reset(ranks);
-  }
+  runner_->Reset(ranks);
   runner_epoch_ = message.epoch();
   in_flight_ = 0;
   preparing_ = true;
@@ -144,11 +126,7 @@ void ReplicaFollower::OnStep(const v1::LeaderMessage& message) {
 
 // The results of a follower are rank 0's too.
 void ReplicaFollower::CollectStep() {
-  absl::Status status;
-  {
-    const RunnerCall call(this);
-    status = runner_->Collect().status();
-  }
+  const absl::Status status = runner_->Collect().status();
   if (status.ok()) {
     --in_flight_;
   } else {

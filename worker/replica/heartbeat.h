@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
@@ -39,16 +40,15 @@ class StandstillClock {
   // Once a turn: how far the rank is, and by how much the turn was late (TurnClock). Zero where it
   // got on, or has nothing to do.
   absl::Duration Look(const RankProgress& progress, absl::Time now, absl::Duration late) {
-    const bool same =
-        progress.steps_done == last_.steps_done && progress.layers_done == last_.layers_done;
-    since_ = same && progress.busy ? since_ + late : now;
-    last_ = progress;
+    const bool stands = progress.busy && progress.work_done == last_work_;
+    since_ = stands ? since_ + late : now;
+    last_work_ = progress.work_done;
     return now - since_;
   }
   void Restart(absl::Time now) { since_ = now; }
 
  private:
-  RankProgress last_;
+  uint64_t last_work_ = 0;
   absl::Time since_ = absl::Now();
 };
 

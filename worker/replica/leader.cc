@@ -37,7 +37,6 @@ void ReplicaLeader::Begin(const std::string& fingerprint, const RankRunner* runn
 
 absl::StatusOr<Epoch> ReplicaLeader::AwaitEpoch(uint64_t after, absl::Duration timeout) {
   std::unique_lock lock(mutex_);
-  noticed_ = true;
   const auto is_there = [&] { return stopping_ || !hopeless_.ok() || (stands_ && epoch_ > after); };
   if (!changed_.wait_for(lock, absl::ToChronoNanoseconds(timeout), is_there)) {
     return absl::DeadlineExceededError(Missing());
@@ -268,10 +267,6 @@ void ReplicaLeader::LoseEpoch(const std::string& why) {
   forming_ = false;
   const bool stood = std::exchange(stands_, false);
   loss_ = why;
-  if (stood) {
-    if (noticed_) fell_at_ = absl::Now();
-    noticed_ = false;
-  }
   if (builder_ != nullptr) builder_->Abort();
   if (ranks_ != nullptr) ranks_->Abort();
   v1::LeaderMessage message = NewMessage();

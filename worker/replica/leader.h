@@ -35,11 +35,12 @@ struct LeaderOptions {
   absl::Duration form_timeout = absl::Seconds(20);  // of one attempt to form an epoch
   // A step that makes no progress for so long loses its epoch.
   absl::Duration wedge_timeout = absl::Seconds(120);
-  std::function<void()> on_drain;                   // a follower was asked to stop
+  std::function<void()> on_drain;  // a follower was asked to stop
   // An epoch that stood has fallen; called with a lock held: must not block, nor call back.
   std::function<void()> on_loss;
-  // Called where this rank has not left the step of a fallen epoch for wedge_timeout: nothing but
-  // the end of the process helps. With a lock held: must not block, nor call back.
+  // Called where this rank stands still for 2 · wedge_timeout, though its epoch has fallen
+  // meanwhile: nothing but the end of the process helps. With a lock held: must not block, nor call
+  // back.
   std::function<void(const std::string& why)> on_wedged;
 };
 
@@ -93,7 +94,7 @@ class ReplicaLeader final : public v1::Replica::CallbackService, private JoinStr
     v1::FollowerHello hello;
     v1::FollowerProgress progress;
     absl::Time last_heard;
-    StandstillClock standstill;
+    StandstillClock standstill;  // in this epoch
     bool joined_before = false;
     std::string address;  // of its collectives in the epoch that forms
     bool has_address = false;
@@ -121,8 +122,8 @@ class ReplicaLeader final : public v1::Replica::CallbackService, private JoinStr
   GroupSpec MakeSpec() const;
   int32_t LeastBlocks() const;
 
-  void FormEpochs();  // one thread
-  void Watch();       // the other
+  void FormEpochs();                                       // one thread
+  void Watch();                                            // the other
   void JudgeSilence(absl::Time now, absl::Duration late);  // REQUIRE mutex_, these
   void JudgeProgress(absl::Time now, absl::Duration late);
   absl::Status Form(std::unique_lock<std::mutex>& lock);
@@ -143,17 +144,16 @@ class ReplicaLeader final : public v1::Replica::CallbackService, private JoinStr
   uint64_t stood_ = 0;                  // the last one that stood
   bool forming_ = false;
   bool stands_ = false;
-  int32_t num_blocks_ = 0;        // agreed; 0 before the first epoch
-  bool avoid_host_kind_ = false;  // that of one host's memory failed
+  int32_t num_blocks_ = 0;          // agreed; 0 before the first epoch
+  bool avoid_host_kind_ = false;    // that of one host's memory failed
   uint64_t kind_failed_epoch_ = 0;  // last one that kind_ could not form ...
   int kind_failures_ = 0;           // ... and how many, since one stood
   bool warned_of_nccl_ = false;
   absl::Status hopeless_;  // why no epoch can be formed
   CollectivesKind kind_ = CollectivesKind::kSharedMemory;
-  std::string loss_;  // why the last epoch fell
-  StandstillClock own_standstill_;
-  absl::Time fell_at_;   // when the epoch fell that ...
-  bool noticed_ = true;  // ... the runner has noticed since, by asking for the next
+  std::string loss_;                     // why the last epoch fell
+  StandstillClock own_standstill_;       // over epochs
+  StandstillClock standstill_in_epoch_;  // this rank's; as Follower::standstill
   std::shared_ptr<CollectivesBuilder> builder_;
   std::shared_ptr<Collectives> ranks_;
   bool stopping_ = false;

@@ -19,9 +19,9 @@ constexpr int kBelievedKindFailures = 2;
 
 // "rank 1 (12 steps done, in layer 3)"
 std::string Describe(int rank, const RankProgress& progress) {
-  return absl::StrCat(
-      "rank ", rank, " (", progress.steps_done, " steps done, ",
-      progress.busy ? absl::StrCat("in layer ", progress.layers_done) : "idle", ")");
+  return absl::StrCat("rank ", rank, " (", progress.steps_done, " steps done, ",
+                      progress.busy ? absl::StrCat("in layer ", progress.layers_done) : "idle",
+                      ")");
 }
 
 }  // namespace
@@ -63,7 +63,7 @@ absl::Status ReplicaLeader::Form(std::unique_lock<std::mutex>& lock) {
   stood_ = epoch_;
   builder_ = nullptr;
   kind_failures_ = 0;
-  own_standstill_.Restart(absl::Now());
+  standstill_in_epoch_.Restart(absl::Now());
   for (Follower& follower : followers_) follower.standstill.Restart(absl::Now());
   LogInfo("formed epoch", {{"epoch", epoch_},
                            {"ranks", options_.tensor_parallel},
@@ -184,17 +184,15 @@ void ReplicaLeader::JudgeSilence(absl::Time now, absl::Duration late) {
 // the host or on a device, waits no longer than this lets it.
 void ReplicaLeader::JudgeProgress(absl::Time now, absl::Duration late) {
   const RankProgress own = runner_->progress();
-  fell_at_ += late;
-  if (!noticed_ && own.busy && now - fell_at_ > options_.wedge_timeout && options_.on_wedged) {
-    options_.on_wedged(absl::StrCat(Describe(0, own), " can't leave its step, ",
-                                    absl::FormatDuration(options_.wedge_timeout), " after: ",
-                                    loss_));
+  if (own_standstill_.Look(own, now, late) > 2 * options_.wedge_timeout && options_.on_wedged) {
+    options_.on_wedged(absl::StrCat(Describe(0, own), " can't leave its step, though: ", loss_));
   }
-  absl::Duration longest = own_standstill_.Look(own, now, late);
+  absl::Duration longest = standstill_in_epoch_.Look(own, now, late);
   std::string places = Describe(0, own);
   for (int rank = 1; rank < options_.tensor_parallel; ++rank) {
     const v1::FollowerProgress& said = followers_[rank].progress;
-    const RankProgress progress = {said.step(), static_cast<int32_t>(said.layer()), !said.idle()};
+    const RankProgress progress = {said.step(), static_cast<int32_t>(said.layer()), said.work(),
+                                   !said.idle()};
     longest = std::max(longest, followers_[rank].standstill.Look(progress, now, late));
     absl::StrAppend(&places, ", ", Describe(rank, progress));
   }

@@ -16,6 +16,7 @@ namespace caravan {
 struct RankProgress {
   uint64_t steps_done = 0;  // over epochs
   int32_t layers_done = 0;  // of the step that runs
+  uint64_t work_done = 0;   // grows with each layer, step and epoch begun; never falls
   bool busy = false;        // a step runs or is awaited, or the epoch begins
 };
 

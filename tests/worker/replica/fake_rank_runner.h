@@ -98,7 +98,7 @@ class FakeRankRunner final : public RankRunner {
 
   RankProgress progress() const override {
     const std::lock_guard lock(mutex_);
-    return {steps_done_, 0, busy_};
+    return {steps_done_, 0, steps_done_ + static_cast<uint64_t>(epochs_), busy_};
   }
   int epochs() const {
     const std::lock_guard lock(mutex_);
