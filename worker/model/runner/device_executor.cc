@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
 
 #include "common/log.h"
 #include "common/status.h"
@@ -131,7 +132,7 @@ absl::Status DeviceExecutor::Enqueue(const StepPlan& plan) {
         uploader_.Change(array, slot, offset, words);
       }));
   StepLayout layout = LayOutStep(plan);
-  ChooseRopeRows(&layout);
+  ChooseRopeRows(&layout, staging);
   const CudaGraph* graph = GraphFor(&layout);
   uploader_.Send(layout.rows);
   CopyBlocks(plan.copies, staging);
@@ -151,7 +152,7 @@ absl::Status DeviceExecutor::Enqueue(const StepPlan& plan) {
 
 // Scratch rows of the rope table are filled on the host, for prompts that dynamic scaling
 // stretches.
-void DeviceExecutor::ChooseRopeRows(StepLayout* layout) {
+void DeviceExecutor::ChooseRopeRows(StepLayout* layout, StepBuffers::Staging& staging) {
   RopeTable& rope = model_->rope();
   rope.BeginStep();
   for (StepRow& row : layout->rows) {
@@ -164,11 +165,11 @@ void DeviceExecutor::ChooseRopeRows(StepLayout* layout) {
     }
   }
   const auto scratch = rope.scratch();
-  // Not from staging memory, so the copy has left the host when this returns.
-  if (!scratch.empty()) {
-    CopyFromHost(rope.scratch_target(), scratch.data(), static_cast<int64_t>(scratch.size_bytes()),
-                 stream_);
-  }
+  if (scratch.empty()) return;
+  // The table's own rows are written anew by the next step, while this one may still wait.
+  std::memcpy(staging.rope.data(), scratch.data(), scratch.size_bytes());
+  EnqueueUpload(rope.scratch_target(), staging.rope.data(),
+                static_cast<int64_t>(scratch.size_bytes()), stream_);
 }
 
 // The graph for the step, which is padded to its rows; null where it has to be run eagerly.

@@ -48,7 +48,7 @@ class DeviceExecutor final : public StepExecutor {
   absl::Status CaptureGraphs();
   absl::Status RunRows(const StepLayout& layout);  // uploads the rows, and nothing else
   const CudaGraph* GraphFor(StepLayout* layout) const;
-  void ChooseRopeRows(StepLayout* layout);
+  void ChooseRopeRows(StepLayout* layout, StepBuffers::Staging& staging);
   void CopyBlocks(const std::vector<KvBlockCopy>& copies, StepBuffers::Staging& staging);
   absl::Status Run(const StepLayout& layout);
 
