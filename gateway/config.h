@@ -28,9 +28,9 @@ struct AdmissionLimits {
 //
 // What waits for all of them together is bounded too, because a request keeps its place in flight
 // until its output has left. A gateway keeps for them at most
-//   1.5 x max_inflight_requests x (max_buffered_bytes + 16 KiB)   of each model
+//   2 x max_inflight_requests x (max_buffered_bytes + 16 KiB)   of each model
 //   + 2 MiB for each open Session and 64 KiB for each other call
-// where 1.5 is what the heap adds, 16 KiB one message, and 2 MiB the 64 messages on their way. Of a
+// where 2 is what the heap adds, 16 KiB one message, and 2 MiB the 64 messages on their way. Of a
 // request at Triton's doors, and of beams, its whole output is kept instead, whatever the buffer's
 // bounds: about 32 bytes for each token of each row and beam.
 // tests/cluster/slow_readers_test.py measures it.

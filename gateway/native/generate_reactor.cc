@@ -62,7 +62,7 @@ void GenerateReactor::OnStarted(const StartedInfo& started) {
 }
 
 absl::Status GenerateReactor::OnChunk(OutputChunk chunk) {
-  const absl::Status status = buffer_->Add(std::move(chunk));
+  absl::Status status = buffer_->Add(std::move(chunk));
   if (!status.ok()) native_->metrics->slow_readers.Increment();
   WriteOrFinish();
   return status;

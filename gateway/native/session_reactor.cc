@@ -17,7 +17,7 @@ void SessionRequestSink::OnStarted(const StartedInfo& started) {
 }
 
 absl::Status SessionRequestSink::OnChunk(OutputChunk chunk) {
-  const absl::Status status = buffer_.Add(std::move(chunk));
+  absl::Status status = buffer_.Add(std::move(chunk));
   if (!status.ok()) session_->native_->metrics->slow_readers.Increment();
   session_->GiveTurn(this);
   return status;
