@@ -59,7 +59,7 @@ absl::Status RunCluster(const ClusterOptions& options, LogSink* log, ProgressLin
       [log](const std::string& name, const std::string& line) { log->Write(name, line); });
   Cluster cluster(options, &supervisor);
   const absl::Time started = absl::Now();
-  const absl::Status status = cluster.Start([progress](const LoadProgress& load) {
+  absl::Status status = cluster.Start([progress](const LoadProgress& load) {
     progress->Update("loading", load.fraction,
                      absl::StrFormat("%.2f GB/s", load.bytes_per_second / 1e9));
   });

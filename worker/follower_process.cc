@@ -82,7 +82,7 @@ class FollowerProcess {
       follower_ = std::make_shared<ReplicaFollower>(options, local_.get());
     }
     server_.SetServing(true);
-    const absl::Status status = follower_->Run();
+    absl::Status status = follower_->Run();
     server_.SetServing(false);
     return status;
   }

@@ -109,7 +109,7 @@ class LeaderProcess {
   absl::Status AwaitFirstEpoch() {
     absl::Time next_log = absl::Now() + kFirstLog;
     while (true) {
-      const absl::Status status = runner_->Recover(kRecoverSlice);
+      absl::Status status = runner_->Recover(kRecoverSlice);
       if (!absl::IsDeadlineExceeded(status)) return status;
       if (absl::Now() < next_log) continue;
       LogInfo("waiting", {{"reason", std::string(status.message())}});

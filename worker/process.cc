@@ -114,11 +114,11 @@ WorkerContext::WorkerContext(const WorkerConfig& config, ShutdownSignal* signal)
       metrics(&registry, config.tensor_parallel) {}
 
 absl::Status WorkerServer::Start(const WorkerConfig& config, const MetricsRegistry& registry,
-                                 std::vector<grpc::Service*> services) {
+                                 const std::vector<grpc::Service*>& services) {
   GrpcServerOptions options;
   options.listen_address = config.listen_address;
   options.max_message_bytes = config.max_message_bytes;
-  ASSIGN_OR_RETURN(grpc_, GrpcServer::Start(options, std::move(services)));
+  ASSIGN_OR_RETURN(grpc_, GrpcServer::Start(options, services));
   std::vector<std::pair<std::string, int>> ports = {{"grpc", grpc_->port()}};
   if (!config.metrics_address.empty()) {
     ASSIGN_OR_RETURN(metrics_, MetricsServer::Start(config.metrics_address, registry));

@@ -44,7 +44,7 @@ class WorkerServer {
  public:
   // UNAVAILABLE with the address that can't be had, or the port file that can't be written.
   absl::Status Start(const WorkerConfig& config, const MetricsRegistry& registry,
-                     std::vector<grpc::Service*> services);
+                     const std::vector<grpc::Service*>& services);
 
   void SetServing(bool serving) { grpc_->SetServing(serving); }
   void Shutdown(absl::Time deadline) { grpc_->Shutdown(deadline); }

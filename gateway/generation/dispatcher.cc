@@ -14,8 +14,12 @@ Dispatcher::Dispatcher(EventLoop* loop, const GatewayConfig& config, GatewayMetr
       replicas_(loop, config.replicas, metrics, [this] { OnChange(); }),
       tokenizer_(loop, {config.tokenizers, std::chrono::milliseconds(config.tokenizer_timeout_ms)},
                  metrics, [this] { OnChange(); }),
-      context_{loop, &replicas_, &tokenizer_, metrics,
-               std::chrono::milliseconds(config.admission.queue_timeout_ms)} {}
+      context_{loop,
+               &replicas_,
+               &tokenizer_,
+               metrics,
+               std::chrono::milliseconds(config.admission.queue_timeout_ms),
+               [this] { CountLoad(); }} {}
 
 Dispatcher::~Dispatcher() { EndAll(absl::UnavailableError("the gateway is shutting down")); }
 
@@ -36,9 +40,9 @@ void Dispatcher::OnChange() {
 }
 
 Admission& Dispatcher::AdmissionOf(const std::string& model) {
-  std::unique_ptr<Admission>& admission = admissions_[model];
+  std::shared_ptr<Admission>& admission = admissions_[model];
   if (admission == nullptr) {
-    admission = std::make_unique<Admission>(limits_, [this](uint64_t id) {
+    admission = std::make_shared<Admission>(limits_, [this](uint64_t id) {
       if (const auto found = generations_.find(id); found != generations_.end()) {
         const std::shared_ptr<Generation> generation = found->second;
         generation->Promote();

@@ -67,7 +67,7 @@ class Dispatcher {
   TokenizerClient tokenizer_;
   const GenerationContext context_;
   uint64_t next_id_ = 1;
-  std::map<std::string, std::unique_ptr<Admission>> admissions_;  // by model
+  std::map<std::string, std::shared_ptr<Admission>> admissions_;  // by model; nobody else owns them
   absl::flat_hash_map<uint64_t, std::shared_ptr<Generation>> generations_;
 };
 
