@@ -22,7 +22,13 @@ GenerationInference::GenerationInference(const InferContext* context, InferCall 
       output_(parameters_.beam_width, {parameters_.exclude_input, parameters_.delta}),
       encoded_(request().request().arrival),
       started_(encoded_),
-      last_token_(encoded_) {}
+      last_token_(encoded_) {
+  for (const TensorSpec& spec : InferenceBase::request().model().outputs) {
+    const bool is_log_prob = spec.name == "cum_log_probs" || spec.name == "output_log_probs";
+    if (!InferenceBase::request().Wants(spec.name)) continue;
+    if (parameters_.return_log_probs || !is_log_prob) outputs_.push_back(spec.name);
+  }
+}
 
 GenerationInference::~GenerationInference() {
   if (!ended()) GenerationInference::Stop();
@@ -332,10 +338,8 @@ absl::StatusOr<InferResponse> GenerationInference::Build(int32_t steps) {
   InferResponse response = MakeResponse();
   const bool first = !std::exchange(any_taken_, true);
   const int32_t since = std::exchange(last_taken_, steps);
-  for (const TensorSpec& spec : request().model().outputs) {
-    const std::string& name = spec.name;
-    const bool is_log_prob = name == "cum_log_probs" || name == "output_log_probs";
-    if (!request().Wants(name) || (is_log_prob && !parameters_.return_log_probs)) continue;
+  response.outputs.reserve(outputs_.size());
+  for (const std::string& name : outputs_) {
     InferOutput output;
     if (name == "OUTPUT_0" || name == "text_output") {
       output = output_.Text(name, steps, name == "OUTPUT_0");

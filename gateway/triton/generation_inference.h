@@ -70,6 +70,7 @@ class GenerationInference : public InferenceBase {
 
   GenerationParameters parameters_;
   BatchOutput output_;
+  std::vector<std::string> outputs_;  // what a response has
   std::shared_ptr<TokenizerClient::Call> tokenizer_call_;
   std::vector<std::unique_ptr<RowSink>> rows_;
   size_t num_rows_ended_ = 0;

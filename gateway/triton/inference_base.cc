@@ -103,7 +103,7 @@ void InferenceBase::WriteTrace() {
 void InferenceBase::Finalize(bool final, InferResponse* response) {
   if (ended_ && !HasNext()) WriteTrace();
   if (!request().request().streaming) return;
-  response->parameters[kFinalResponse] = final;
+  response->final = final;
   const auto now = Clock::now();
   call_.statistics->AddResponse(num_responses_++, response->outputs.empty(), now - last_response_);
   last_response_ = now;
