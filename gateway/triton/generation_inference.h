@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -52,6 +53,8 @@ class GenerationInference : public InferenceBase {
   absl::Status CheckOutputSize() const;
   absl::StatusOr<ValidatedRequest> MakeRow(size_t row, const std::vector<int32_t>& prompt) const;
   absl::StatusOr<std::vector<int32_t>> PromptOf(size_t row, std::vector<int32_t> prompt) const;
+  // What an empty prompt begins with: the request's, or the tokenizer's; nullopt: there is none.
+  std::optional<uint32_t> StartIdOf(const RowParameters& row) const;
   uint32_t FillIdOf(const RowParameters& row) const;
 
   void OnRowStarted();
@@ -59,10 +62,12 @@ class GenerationInference : public InferenceBase {
   void OnSampleEnd(size_t row, const SampleEnd& end);
   void OnRowEnd(size_t row, const absl::Status& status);
   void Stop() override;
+  void CountFailedPart(const absl::Status& status) override;
   void Update() override;
   void PlanPartials();
   absl::StatusOr<InferResponse> Build(int32_t steps);
   float RenormalizedLogProb(size_t row, const OutputToken& token) const;
+  void CountEncoding(std::chrono::nanoseconds duration) const;
   void CountExecutions(const InferTimes& times);
   OutputSequence& SequenceOf(size_t row, int sample) {
     return output_.sequence(row * parameters_.beam_width + static_cast<size_t>(sample));
@@ -73,6 +78,7 @@ class GenerationInference : public InferenceBase {
   std::vector<std::string> outputs_;  // what a response has
   std::shared_ptr<TokenizerClient::Call> tokenizer_call_;
   std::vector<std::unique_ptr<RowSink>> rows_;
+  bool encoding_ = false;
   size_t num_rows_ended_ = 0;
   int32_t last_planned_ = 0;      // steps of the newest partial response that was planned
   std::deque<int32_t> partials_;  // steps of those not taken yet

@@ -230,6 +230,8 @@ inference::ModelStatistics ToProto(const ModelStatistics& statistics) {
   for (const auto& [index, response] : statistics.responses) {
     inference::InferResponseStatistics& out =
         (*message.mutable_response_stats())[std::to_string(index)];
+    ToProto(response.compute_infer, out.mutable_compute_infer());
+    ToProto(response.compute_output, out.mutable_compute_output());
     ToProto(response.success, out.mutable_success());
     ToProto(response.fail, out.mutable_fail());
     ToProto(response.empty_response, out.mutable_empty_response());
