@@ -54,7 +54,7 @@ def test_a_repository_is_served_as_it_says(tmp_path, checkpoint, golden_answers)
             for answer in golden_answers[:4]:
                 result = collect(stub.Generate(request(answer["prompt"], max_tokens=answer["max_tokens"]), timeout=60))
                 assert result.text.decode().removeprefix(" ") == answer["greedy_text"]
-        assert "note: fastertransformer: int8_mode is 1: weights are not quantized" in log.read_text()
+        assert "warning: fastertransformer: int8_mode is 1: weights are not quantized" in log.read_text()
         assert "note: preprocessing: its model.py is not run" in log.read_text()
     finally:
         up.terminate()
