@@ -72,6 +72,9 @@ absl::Status ClusterFlags::TakeTritonRepository() {
   ASSIGN_OR_RETURN(const TritonRepository repository,
                    ReadTritonRepository(triton_model_repository));
   for (const std::string& note : repository.notes) WriteOut(absl::StrCat("note: ", note, "\n"));
+  for (const std::string& warning : repository.warnings) {
+    WriteOut(absl::StrCat("warning: ", warning, "\n"));
+  }
   if (model.empty()) model = repository.checkpoint;
   if (model_name.empty()) model_name = NameOfCheckpoint(model);
   if (dtype.empty()) dtype = repository.dtype();
