@@ -1,22 +1,23 @@
-"""Compares the logits of whole models on the GPU with those of Hugging Face transformers.
+"""Compares whole models on the GPU with Hugging Face transformers.
 
-    python tests/gpu/model_check.py PROGRAM_FOLDER MODEL DTYPE [--tokens N] [--decode N] [--device cuda|cpu]
+    python tests/gpu/whole_model.py PROGRAMS [MODEL…] [--tensor_parallel 1,2] [--collectives peer,nccl] [--budget S]
 
-MODEL is a file of tests/gpu/models, made with random weights in DTYPE and saved as safetensors. The reference runs the
-same weights in float32; ours runs them in DTYPE: a prompt of N tokens in chunks, its last `--decode` positions one by
-one. It is right where
-- the argmax of every position is the reference's, or the reference's gap between the two lies below the error that
-  the roundings of DTYPE are expected to make;
-- whole rows of logits, of some positions, differ by no more than that error.
-The error is derived as in tests/worker/model/runner/llama_golden_test.cc: with u the unit roundoff of DTYPE and n = 12 roundings
-a layer, an error of 6 · u · √n · D / e · ‖w_v ⊙ g‖ for logit v, where D is how far relative errors of ±e in the embedding
-and in every attention and feed-forward output move the reference's own logits. Needs torch and transformers.
+PROGRAMS is the folder of the built programs. Each MODEL (a file of tests/gpu/models; all of them if none is given) gets
+random weights that bfloat16 and float16 both hold exactly, so that one float32 reference serves both. Then
+- dump_logits runs a sequence as long as the model's context, but at most 16,384 tokens, in float16 and in bfloat16: a
+  prompt in chunks, its last 256 positions one by one;
+- a real cluster (gateway, tokenizer, a worker process a rank) answers at each degree of tensor parallelism and with
+  each kind of collectives: the most probable tokens after 1,024 prompts of 1 to 4,096 tokens, and along 16 answers of
+  128 tokens.
+Right is where the argmax of every position is the reference's, or the reference's gap between the two lies below the
+error that the roundings of the dtype are expected to make (tests/gpu/reference.py derives it), and where no logit or
+log probability differs by more than that error. Degrees are held against the first one in the same way, by two such errors.
+Needs torch, transformers and, for clusters, the packages of tests/requirements.txt; the last line counts.
 """
 
 import argparse
-import json
-import math
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,146 +25,210 @@ import time
 
 import numpy as np
 import torch
-import transformers
 
-HERE = pathlib.Path(__file__).resolve().parent
-ROUNDOFF = {"float16": 2.0 ** -11, "bfloat16": 2.0 ** -8}
-NOISE = 2.0 ** -12
-ROUNDINGS_PER_LAYER = 12
+import reference as references
+
+CONTEXTS = {"llama2_7b": 4096, "llama3_8b": 16384, "llama2_70b_4_layers": 4096}
+CLUSTER_DTYPES = {"llama2_7b": "float16", "llama3_8b": "bfloat16", "llama2_70b_4_layers": "float16"}
+CLUSTER_CONTEXT = 4096
+PROMPTS = 1024
+ANSWERS, ANSWER_PROMPT, ANSWER_TOKENS = 16, 128, 128
+CHUNK = 512
+DECODED = 256
 
 
-def make_model(name, dtype, tokens, device):
-    config = json.loads((HERE / "models" / f"{name}.json").read_text())
-    config["max_position_embeddings"] = max(config["max_position_embeddings"], tokens)
-    config["torch_dtype"] = dtype
-    torch.manual_seed(0)
-    with torch.device(device):
-        torch.set_default_dtype(getattr(torch, dtype))
-        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**config))
-        torch.set_default_dtype(torch.float32)
-    for parameter in model.parameters():
-        if parameter.dim() > 1:  # as trained models have it: a spread that keeps hidden states of order 1
-            parameter.data.normal_(0, 1 / math.sqrt(parameter.shape[1]))
+class Report:
+    def __init__(self, budget):
+        self.begun = time.monotonic()
+        self.budget = budget
+        self.passed = self.failed = 0
+
+    def seconds(self):
+        return time.monotonic() - self.begun
+
+    def add(self, right, text):
+        self.passed += right
+        self.failed += not right
+        print(f"{'right' if right else 'WRONG'} ({self.seconds():.0f} s): {text}", flush=True)
+
+    def note(self, text):
+        print(f"{self.seconds():.1f} s: {text}", flush=True)
+
+    def has_time(self, what):
+        if self.seconds() < self.budget:
+            return True
+        self.add(False, f"{what}: not run, --budget {self.budget} is spent")
+        return False
+
+
+class Model:
+    """One model's weights on disk, its reference and the sequence that all are asked about."""
+
+    def __init__(self, name, folder, device):
+        self.name, self.folder, self.device = name, folder, device
+        tokens = CONTEXTS[name]
+        self.model, config = references.make_model(name, tokens, device)
+        references.save(self.model, config, folder)
+        random = torch.Generator().manual_seed(1)
+        self.ids = torch.randint(0, config["vocab_size"], (tokens,), generator=random)
+        self.reference = None
+
+    def make_reference(self):
+        self.reference = references.Reference.of(self.model, self.ids[None].to(self.device))
+        self.release_cache()
+
+    def release_cache(self):
+        """Leaves the GPU's memory that PyTorch keeps to the programs that are checked."""
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
+
+    def on_device(self, array):
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+
+def check_logits(programs, model, dtype, report):
+    tokens = len(model.ids)
+    wanted = np.unique(np.concatenate([np.arange(16), np.linspace(0, tokens - 1, 48).astype(int)]))
+    files = [model.folder / name for name in ("ids", "wanted", "ours")]
+    files[0].write_bytes(model.ids.numpy().astype(np.int32).tobytes())
+    files[1].write_bytes(wanted.astype(np.int32).tobytes())
+    done = subprocess.run([programs / "dump_logits", model.folder, dtype, model.device, *files, str(CHUNK),
+                           str(tokens - DECODED)], check=True, stdout=subprocess.PIPE, text=True)
+    report.note(f"{model.name} {dtype}: {', '.join(done.stdout.splitlines())}")
+    argmax = model.on_device(np.fromfile(f"{files[2]}.argmax", np.int32))
+    logits = model.on_device(np.fromfile(f"{files[2]}.logits", np.float32)).view(len(wanted), -1)
+    differ, wrong = model.reference.compare_argmax(argmax, dtype)
+    rows = model.reference.rows(torch.from_numpy(wanted).to(model.device))
+    with torch.inference_mode():
+        error = (logits - rows.logits()).abs()
+        worst = float((error / rows.tolerance(dtype)).nan_to_num(nan=float("inf")).max())
+        deviation = float(rows.logits().std())
+    report.add(wrong == 0 and worst <= 1,
+               f"{model.name} {dtype}: {tokens} positions, {differ} other argmaxes, {wrong} of them beyond the error; "
+               f"worst logit {worst:.3f} of the tolerance, mean error {float(error.mean()):.1e}, logits of deviation "
+               f"{deviation:.2f}")
+
+
+class ClusterCheck:
+    """Asks clusters of one model, and remembers what the first one said."""
+
+    def __init__(self, programs, model, dtype, report):
+        self.programs, self.model, self.dtype, self.report = programs, model, dtype, report
+        tokens = min(CLUSTER_CONTEXT, len(model.ids))
+        self.lengths = np.unique(np.linspace(1, tokens, PROMPTS).astype(int))
+        self.ids = model.ids[:tokens].tolist()
+        self.first = None
+
+    def run(self, degree, collectives, worker_flags):
+        import cluster_answers  # needs gRPC
+        self.model.release_cache()
+        flags = [f"--dtype={self.dtype}", f"--collectives={collectives}", "--kv_cache_bytes=8000000000", *worker_flags]
+        name = f"{self.model.name} {self.dtype} tensor parallel {degree} {collectives if degree > 1 else ''}".strip()
+        begins = range(0, ANSWERS * 200, 200)
+        with cluster_answers.start(self.programs, self.model.device, model=self.model.folder, tensor_parallel=degree,
+                                   worker_flags=flags) as cluster:
+            self.report.note(f"{name}: started")
+            after_prompts = cluster_answers.ask_all(cluster, [self.ids[:n] for n in self.lengths], 1)
+            self.report.note(f"{name}: {len(self.lengths)} prompts")
+            decoded = cluster_answers.ask_all(
+                cluster, [self.ids[begin:begin + ANSWER_PROMPT] for begin in begins], ANSWER_TOKENS)
+        prompts = self.compare(self.model.reference.rows(self.model.on_device(self.lengths - 1)), after_prompts)
+        answers = self.compare(self.reference_of_answers(begins, decoded.tokens), decoded)
+        right = prompts.right and answers.right
+        text = f"{name}: after prompts {prompts.text}; decoding {answers.text}"
+        if self.first is None:
+            self.first = after_prompts
         else:
-            parameter.data.uniform_(0.5, 1.5)
-    return model.eval(), config
+            same = self.against_first(after_prompts, prompts.allowed)
+            right = right and same.right
+            text += f"; against the first cluster {same.text}"
+        self.report.add(right, text)
+
+    def reference_of_answers(self, begins, tokens):
+        """Of the positions whose logits each answer's tokens were drawn from, with these tokens as its history."""
+        rows = [torch.cat([self.model.ids[begin:begin + ANSWER_PROMPT], torch.from_numpy(answer)])[:-1]
+                for begin, answer in zip(begins, tokens.reshape(ANSWERS, ANSWER_TOKENS))]
+        whole = references.Reference.of(self.model.model, torch.stack(rows).to(self.model.device))
+        width = ANSWER_PROMPT + ANSWER_TOKENS - 1
+        positions = np.arange(ANSWERS)[:, None] * width + np.arange(ANSWER_PROMPT - 1, width)[None]
+        return whole.rows(self.model.on_device(positions.reshape(-1)))
+
+    def compare(self, reference, answers):
+        result = argparse.Namespace()
+        differ, wrong = reference.compare_argmax(self.model.on_device(answers.tokens), self.dtype)
+        expected, result.allowed = reference.logprobs(self.model.on_device(answers.ids), self.dtype)
+        error = (self.model.on_device(answers.logprobs) - expected).abs() / result.allowed
+        worst = float(error.nan_to_num(nan=float("inf")).max())
+        result.right = wrong == 0 and worst <= 1
+        result.text = (f"{len(answers.tokens)} positions, {differ} other argmaxes, {wrong} beyond the error, worst log "
+                       f"probability {worst:.3f} of the tolerance")
+        return result
+
+    def against_first(self, answers, allowed):
+        """Where the two chose different tokens, both must be among the first one's best, and as near as two errors."""
+        allowed = allowed.cpu().numpy()
+        differ = wrong = 0
+        worst = 0.0
+        for row, first_ids in enumerate(self.first.ids):
+            first = dict(zip(first_ids.tolist(), self.first.logprobs[row].tolist()))
+            limit = 2 * allowed[row].max()
+            mine = int(answers.tokens[row])
+            if mine != self.first.tokens[row]:
+                differ += 1
+                wrong += not (mine in first and max(first.values()) - first[mine] <= 2 * limit)
+            changes = [abs(logprob - first[token]) / limit for token, logprob in
+                       zip(answers.ids[row].tolist(), answers.logprobs[row].tolist()) if token in first]
+            worst = max([worst, *changes])
+        text = (f"{differ} other ids, {wrong} beyond two errors, worst log probability {worst:.3f} of two errors")
+        return argparse.Namespace(right=wrong == 0 and worst <= 1, text=text)
 
 
-class Noise:
-    """Relative errors of ±NOISE in the embedding's and in every attention's and feed-forward layer's output."""
-
-    def __init__(self, model):
-        self.handles = [model.model.embed_tokens.register_forward_hook(self.disturb)]
-        for layer in model.model.layers:
-            self.handles += [layer.self_attn.register_forward_hook(self.disturb),
-                             layer.mlp.register_forward_hook(self.disturb)]
-
-    def disturb(self, _module, _inputs, output):
-        def with_noise(x):
-            return x * (1 + NOISE * (2 * torch.randint(0, 2, x.shape, device=x.device, dtype=x.dtype) - 1))
-
-        return (with_noise(output[0]), *output[1:]) if isinstance(output, tuple) else with_noise(output)
-
-    def remove(self):
-        for handle in self.handles:
-            handle.remove()
-
-
-@torch.inference_mode()
-def hidden_states(model, ids):
-    """Normed hidden states of every position: rows of the head's input. In parts, since attention in float32 holds all
-    its scores."""
-    cache = transformers.DynamicCache()
-    parts = [model.model(input_ids=part[None], past_key_values=cache, use_cache=True).last_hidden_state[0]
-             for part in ids.split(1024)]
-    return torch.cat(parts)
-
-
-@torch.inference_mode()
-def reference(model, ids, wanted):
-    """Argmax, gaps as a function of another id, whole rows where wanted, and D / e for each position."""
-    head = model.lm_head.weight
-    exact = hidden_states(model, ids)
-    noise = Noise(model)
-    gains = torch.zeros(len(ids), device=exact.device)
-    scale = (head * model.model.norm.weight).norm(dim=1)
-    draws = 2
-    sample = torch.randint(0, head.shape[0], (512,), device=exact.device)
-    for _ in range(draws):
-        change = (hidden_states(model, ids) - exact) @ head[sample].T / scale[sample]
-        gains += change.pow(2).mean(dim=1)
-    noise.remove()
-    gains = (gains / draws).sqrt() / NOISE
-    rows = exact[wanted] @ head.T
-    return exact, gains, scale, rows
-
-
-def run_ours(programs, folder, dtype, device, ids, wanted, chunk, decode):
-    (folder / "ids").write_bytes(ids.astype(np.int32).tobytes())
-    (folder / "wanted").write_bytes(wanted.astype(np.int32).tobytes())
-    subprocess.run([programs / "dump_logits", folder, dtype, device, folder / "ids", folder / "wanted", folder / "ours",
-                    str(chunk), str(len(ids) - decode)], check=True)
-    return (np.fromfile(folder / "ours.argmax", np.int32), np.fromfile(folder / "ours.logits", np.float32))
-
-
-@torch.inference_mode()
-def compare(args, model, ids, wanted, ours):
-    """Prints one line, returns whether all is right."""
-    exact, gains, scale, rows = reference(model, ids, torch.from_numpy(wanted).to(ids.device))
-    unit = 6 * ROUNDOFF[args.dtype] * math.sqrt(ROUNDINGS_PER_LAYER)
-    argmax, logits = (torch.from_numpy(array).to(ids.device) for array in ours)
-    head = model.lm_head.weight
-    differ = wrong = 0
-    for begin in range(0, len(ids), 512):
-        values = exact[begin:begin + 512] @ head.T
-        mine = argmax[begin:begin + 512].long()
-        best = values.max(dim=1)
-        gap = best.values - values.gather(1, mine[:, None])[:, 0]
-        allowed = unit * gains[begin:begin + 512] * (scale[best.indices] + scale[mine])
-        differ += int((best.indices != mine).sum())
-        wrong += int((gap > allowed).sum())
-    logits = logits.view(len(wanted), -1)
-    tolerance = unit * gains[wanted][:, None] * scale[None]
-    worst = float(((logits - rows).abs() / tolerance).nan_to_num(nan=math.inf).max())
-    error = float((logits - rows).abs().mean())
-    right = wrong == 0 and worst <= 1
-    print(f"{'right' if right else 'WRONG'}: {args.model} {args.dtype}: {len(ids)} positions, {differ} other argmaxes, "
-          f"{wrong} of them beyond the error; worst logit {worst:.3f} of the tolerance, mean error {error:.2e}, logits of "
-          f"deviation {float(rows.std()):.2f}", flush=True)
-    return right
+def check_model(name, args, report):
+    folder = args.folder / name
+    model = Model(name, folder, args.device)
+    report.note(f"{name}: made")
+    model.make_reference()
+    report.note(f"{name}: reference of {len(model.ids)} positions")
+    for dtype in args.dtypes:
+        if report.has_time(f"{name} {dtype}"):
+            check_logits(args.programs, model, dtype, report)
+    if not args.tensor_parallel:
+        return
+    check = ClusterCheck(args.programs, model, CLUSTER_DTYPES[name], report)
+    for degree in args.tensor_parallel:
+        for collectives in args.collectives if degree > 1 else ["auto"]:
+            if report.has_time(f"{name} tensor parallel {degree} {collectives}"):
+                check.run(degree, collectives, args.worker_flags)
 
 
 def main():
+    def words(text):
+        return [word for word in text.split(",") if word]
+
     parser = argparse.ArgumentParser()
-    parser.add_argument("programs", type=pathlib.Path)
-    parser.add_argument("model")
-    parser.add_argument("dtype", choices=ROUNDOFF)
-    parser.add_argument("--tokens", type=int, default=4096)
-    parser.add_argument("--decode", type=int, default=256)
-    parser.add_argument("--chunk", type=int, default=512)
+    parser.add_argument("programs", type=lambda text: pathlib.Path(text).resolve())
+    parser.add_argument("models", nargs="*", default=list(CONTEXTS))
+    parser.add_argument("--dtypes", type=words, default=list(references.ROUNDOFF))
+    parser.add_argument("--tensor_parallel", type=lambda text: [int(word) for word in words(text)], default=[])
+    parser.add_argument("--collectives", type=words, default=["peer", "nccl"])
+    parser.add_argument("--worker_flags", type=str.split, default=[])
+    parser.add_argument("--keep", type=pathlib.Path, help="a folder where the weights stay")
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--budget", type=float, default=900, help="seconds after which no check begins")
     args = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = False
-    begun = time.monotonic()
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
-        folder = pathlib.Path(name)
-        model, config = make_model(args.model, args.dtype, args.tokens, args.device)
-        model.save_pretrained(folder, max_shard_size="4GB")
-        (folder / "config.json").write_text(json.dumps(config))
-        ids = torch.randint(0, config["vocab_size"], (args.tokens,), generator=torch.Generator().manual_seed(1))
-        wanted = np.unique(np.concatenate([np.arange(0, min(16, args.tokens)),
-                                           np.linspace(0, args.tokens - 1, 48).astype(int)]))
-        model.to("cpu")
-        if args.device == "cuda":
-            torch.cuda.empty_cache()
-        print(f"made {args.model} after {time.monotonic() - begun:.1f} s", flush=True)
-        ours = run_ours(args.programs.resolve(), folder, args.dtype, args.device, ids.numpy(), wanted, args.chunk,
-                        args.decode)
-        print(f"ran ours after {time.monotonic() - begun:.1f} s", flush=True)
-        model = model.to(args.device).float()
-        right = compare(args, model, ids.to(args.device), wanted, ours)
-        print(f"compared after {time.monotonic() - begun:.1f} s", flush=True)
-    return 0 if right else 1
+    report = Report(args.budget)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as temporary:
+        args.folder = args.keep or pathlib.Path(temporary)
+        for name in args.models:
+            if report.has_time(name):
+                check_model(name, args, report)
+            if args.device == "cuda":
+                torch.cuda.empty_cache()
+            if not args.keep:
+                shutil.rmtree(args.folder / name, ignore_errors=True)
+    print(f"{report.passed} passed, {report.failed} failed", flush=True)
+    return 0 if report.failed == 0 and report.passed else 1
 
 
 if __name__ == "__main__":

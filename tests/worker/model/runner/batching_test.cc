@@ -311,13 +311,14 @@ TEST_F(BatchingTest, GraphsGiveWhatStepsWithoutThemGiveOnCuda) {
 }
 
 // The reference loop, unpipelined and without graphs, and the fast one give the same bits where
-// their steps hold the same sequences: nothing arrives later, and no draw ends a sequence.
+// their steps hold the same sequences: all are there at first and have slots, and no draw ends one.
 TEST_F(BatchingTest, PipelinedGraphsGiveWhatTheSimpleLoopGivesOnCuda) {
   Setting setting;
   setting.target = {.device = Device::kCuda};
   setting.at_once = true;
   CARAVAN_SKIP_WITHOUT_MODEL_TARGET(setting.target);
   std::vector<Request> requests = RandomRequests(5);
+  requests.resize(20);  // 26 sequences
   for (Request& request : requests) request.sampling.stop_token_ids.clear();
   for (const char* dtype : {"float32", "float16", "bfloat16"}) {
     setting.dtype = dtype;
