@@ -53,9 +53,9 @@ def bits(samples):
 def answers(args, folder, dtype, flags, at_once):
     config = json.loads((folder / "config.json").read_text())
     asked = list(requests(config, args.tokens))
-    with cluster_answers.start(args.programs, args.device, model=folder, tensor_parallel=args.tensor_parallel,
-                               worker_flags=["--load_format=dummy", f"--dtype={dtype}", *flags,
-                                             *args.worker_flags]) as cluster:
+    with cluster_answers.UpCluster(
+            args.programs, folder, args.device, tensor_parallel=args.tensor_parallel,
+            worker_flags=["--load_format=dummy", f"--dtype={dtype}", *flags, *args.worker_flags]) as cluster:
         with concurrent.futures.ThreadPoolExecutor(len(asked) if at_once else 1) as pool:
             return list(pool.map(lambda item: bits(cluster_answers.ask(cluster, item[0], item[1], **item[2])), asked))
 

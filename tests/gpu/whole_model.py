@@ -31,6 +31,7 @@ import reference as references
 CONTEXTS = {"llama2_7b": 4096, "llama3_8b": 16384, "llama2_70b_4_layers": 4096}
 CLUSTER_DTYPES = {"llama2_7b": "float16", "llama3_8b": "bfloat16", "llama2_70b_4_layers": "float16"}
 CLUSTER_CONTEXT = 4096
+KV_BYTES = 8 << 30  # of all ranks together
 PROMPTS = 1024
 ANSWERS, ANSWER_PROMPT, ANSWER_TOKENS = 16, 128, 128
 CHUNK = 512
@@ -122,11 +123,18 @@ class ClusterCheck:
     def run(self, degree, collectives, worker_flags):
         import cluster_answers  # needs gRPC
         self.model.release_cache()
-        flags = [f"--dtype={self.dtype}", f"--collectives={collectives}", "--kv_cache_bytes=8000000000", *worker_flags]
+        flags = [f"--dtype={self.dtype}", f"--collectives={collectives}",
+                 f"--kv_cache_bytes={KV_BYTES // degree}", *worker_flags]
+        gpus = ""
+        if self.model.device == "cuda":
+            gpus = cluster_answers.gpus_of(degree, torch.cuda.device_count())
+        if gpus:  # ranks that share a GPU take turns, so that each graph's warming up takes long
+            flags += ["--max_running_sequences=16", "--gpu_memory_fraction=0.98"]
         name = f"{self.model.name} {self.dtype} tensor parallel {degree} {collectives if degree > 1 else ''}".strip()
+        name += f" on GPUs {gpus}" if gpus else ""
         begins = range(0, ANSWERS * 200, 200)
-        with cluster_answers.start(self.programs, self.model.device, model=self.model.folder, tensor_parallel=degree,
-                                   worker_flags=flags) as cluster:
+        with cluster_answers.UpCluster(self.programs, self.model.folder, self.model.device, degree, gpus,
+                                       flags) as cluster:
             self.report.note(f"{name}: started")
             after_prompts = cluster_answers.ask_all(cluster, [self.ids[:n] for n in self.lengths], 1)
             self.report.note(f"{name}: {len(self.lengths)} prompts")
