@@ -7,8 +7,8 @@ random weights that bfloat16 and float16 both hold exactly, so that one float32 
 - dump_logits runs a sequence as long as the model's context, but at most 16,384 tokens, in float16 and in bfloat16: a
   prompt in chunks, its last 256 positions one by one;
 - a real cluster (gateway, tokenizer, a worker process a rank) answers at each degree of tensor parallelism and with
-  each kind of collectives: the most probable tokens after 1,024 prompts of 1 to 4,096 tokens, and along 16 answers of
-  128 tokens.
+  each kind of collectives: the most probable tokens after 1,024 prompts of 1 to 4,096 tokens, and along 32 answers of
+  64 tokens.
 Right is where the argmax of every position is the reference's, or the reference's gap between the two lies below the
 error that the roundings of the dtype are expected to make (tests/gpu/reference.py derives it), and where no logit or
 log probability differs by more than that error. Degrees are held against the first one in the same way, by two such errors.
@@ -33,7 +33,7 @@ CLUSTER_DTYPES = {"llama2_7b": "float16", "llama3_8b": "bfloat16", "llama2_70b_4
 CLUSTER_CONTEXT = 4096
 KV_BYTES = 8 << 30  # of all ranks together
 PROMPTS = 1024
-ANSWERS, ANSWER_PROMPT, ANSWER_TOKENS = 16, 128, 128
+ANSWERS, ANSWER_PROMPT, ANSWER_TOKENS = 32, 96, 64
 CHUNK = 512
 DECODED = 256
 
@@ -129,10 +129,10 @@ class ClusterCheck:
         if self.model.device == "cuda":
             gpus = cluster_answers.gpus_of(degree, torch.cuda.device_count())
         if gpus:  # ranks that share a GPU take turns, so that each graph's warming up takes long
-            flags += ["--max_running_sequences=16", "--gpu_memory_fraction=0.98"]
+            flags += ["--max_running_sequences=32", "--gpu_memory_fraction=0.98"]
         name = f"{self.model.name} {self.dtype} tensor parallel {degree} {collectives if degree > 1 else ''}".strip()
         name += f" on GPUs {gpus}" if gpus else ""
-        begins = range(0, ANSWERS * 200, 200)
+        begins = range(0, ANSWERS * 120, 120)
         with cluster_answers.UpCluster(self.programs, self.model.folder, self.model.device, degree, gpus,
                                        flags) as cluster:
             self.report.note(f"{name}: started")
@@ -195,6 +195,8 @@ def check_model(name, args, report):
     folder = args.folder / name
     model = Model(name, folder, args.device)
     report.note(f"{name}: made")
+    if not args.dtypes and not args.tensor_parallel:
+        return
     model.make_reference()
     report.note(f"{name}: reference of {len(model.ids)} positions")
     for dtype in args.dtypes:
@@ -236,7 +238,7 @@ def main():
             if not args.keep:
                 shutil.rmtree(args.folder / name, ignore_errors=True)
     print(f"{report.passed} passed, {report.failed} failed", flush=True)
-    return 0 if report.failed == 0 and report.passed else 1
+    return 0 if report.failed == 0 and (report.passed or args.keep) else 1
 
 
 if __name__ == "__main__":
