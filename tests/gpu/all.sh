@@ -51,8 +51,11 @@ cluster() {
   for ((rank = 0; rank < 8; ++rank)); do list+=,$((rank % gpus)); done
   export CARAVAN_TEST_GPUS=${list#,}
   cd "$root/tests" || return
-  step cluster 900 "$python" -m pytest -q --color=no -p no:cacheprovider --timeout=120 cluster/{greedy_text,beam_search,checkpoints}_test.py \
-    conformance/triton_{outputs,clients,tables,http_errors}_test.py
+  local pytest=("$python" -m pytest -q --color=no -p no:cacheprovider --timeout=120)
+  step cluster 600 "${pytest[@]}" cluster/{greedy_text,beam_search,checkpoints,streams,failure,bad_input}_test.py
+  # Some of these compare the bits of what a request gives alone and in a batch.
+  CARAVAN_TEST_WORKER_FLAGS+=" --batch_invariant"
+  step triton 400 "${pytest[@]}" conformance/triton_{outputs,clients,tables,http_errors}_test.py
 }
 whole_model() {
   step whole_model 900 "$python" "$here/whole_model.py" "$programs" --tensor_parallel "$(degrees 2)" --keep "$weights"
