@@ -31,7 +31,7 @@ import reference as references
 CONTEXTS = {"llama2_7b": 4096, "llama3_8b": 16384, "llama2_70b_4_layers": 4096}
 CLUSTER_DTYPES = {"llama2_7b": "float16", "llama3_8b": "bfloat16", "llama2_70b_4_layers": "float16"}
 CLUSTER_CONTEXT = 4096
-KV_BYTES = 8 << 30  # of all ranks together
+KV_BYTES = 4 << 30  # of all ranks together
 PROMPTS = 1024
 ANSWERS, ANSWER_PROMPT, ANSWER_TOKENS = 32, 96, 64
 CHUNK = 512
