@@ -61,7 +61,10 @@ whole_model() {
   step whole_model 900 "$python" "$here/whole_model.py" "$programs" --tensor_parallel "$(degrees 2)" --keep "$weights"
   step tensor_parallel 600 "$python" "$here/whole_model.py" "$programs" llama2_70b_4_layers --dtypes "" --tensor_parallel "$(degrees 8)"
 }
-same_ids() { step same_ids 300 "$python" "$here/same_ids.py" "$programs"; }
+same_ids() {
+  step same_ids 300 "$python" "$here/same_ids.py" "$programs"
+  ((gpus < 2)) || step same_ids_of_two_ranks 200 "$python" "$here/same_ids.py" "$programs" llama3_8b --tensor_parallel 2
+}
 start() {
   [ -e "$weights/llama3_8b" ] || step weights 100 "$python" "$here/whole_model.py" "$programs" llama3_8b --dtypes "" --keep "$weights"
   step start 100 "$here/start_time.sh" "$programs" "$weights/llama3_8b"

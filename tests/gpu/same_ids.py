@@ -5,8 +5,8 @@
 Random weights (--load_format=dummy) in the shape of a file of tests/gpu/models. One request at a time, so that both
 loops run steps of the same sequences: prompts of several lengths, greedy and drawn, and 3 to 16 samples of a prompt at
 once, which decode together in steps that are padded to a graph's number of rows. Compared are the ids and the bits of
-the log probabilities. The same with --batch_invariant, there with all requests at once: steps may then hold anything. Needs the
-packages of tests/requirements.txt; the last line counts.
+the log probabilities. The same with --batch_invariant, there one request at a time and then all at once, with prompts
+that are cached: steps may hold anything. Needs the packages of tests/requirements.txt; the last line counts.
 """
 
 import argparse
@@ -50,14 +50,19 @@ def bits(samples):
             for sample in samples]
 
 
-def answers(args, folder, dtype, flags, at_once):
+def answers(args, folder, dtype, flags, orders):
+    """Of one cluster, the answers to all requests for each order: one after another, or all at once."""
     config = json.loads((folder / "config.json").read_text())
     asked = list(requests(config, args.tokens))
     with cluster_answers.UpCluster(
             args.programs, folder, args.device, tensor_parallel=args.tensor_parallel,
             worker_flags=["--load_format=dummy", f"--dtype={dtype}", *flags, *args.worker_flags]) as cluster:
-        with concurrent.futures.ThreadPoolExecutor(len(asked) if at_once else 1) as pool:
-            return list(pool.map(lambda item: bits(cluster_answers.ask(cluster, item[0], item[1], **item[2])), asked))
+        found = []
+        for order in orders:
+            with concurrent.futures.ThreadPoolExecutor(len(asked) if order == "at once" else 1) as pool:
+                found.append(list(pool.map(
+                    lambda item: bits(cluster_answers.ask(cluster, item[0], item[1], **item[2])), asked)))
+        return found
 
 
 def compare(args, name, dtype, invariant):
@@ -69,14 +74,16 @@ def compare(args, name, dtype, invariant):
         shutil.copy(ROOT / "tests" / "gpu" / "models" / f"{name}.json", folder / "config.json")
         shutil.copy(ROOT / "models" / "demo" / "tokenizer.model", folder)
         flags = ["--batch_invariant"] if invariant else []
-        fast, simple = (answers(args, folder, dtype, flags + LOOPS[loop], invariant) for loop in LOOPS)
-    pairs = [(a, b) for one, other in zip(fast, simple, strict=True) for a, b in zip(one, other, strict=True)]
+        orders = ["one by one", "at once"] if invariant else ["one by one"]
+        first, *others = [found for loop in LOOPS for found in answers(args, folder, dtype, flags + LOOPS[loop], orders)]
+    pairs = [(a, b) for other in others for one, two in zip(first, other, strict=True)
+             for a, b in zip(one, two, strict=True)]
     other_ids = sum([x[0] for x in a] != [x[0] for x in b] for a, b in pairs)
     other_bits = sum(a != b for a, b in pairs)
     tokens = sum(len(a) for a, _ in pairs)
     right = other_bits == 0 and tokens == len(pairs) * args.tokens
     print(f"{'right' if right else 'WRONG'}: {name} {dtype} tensor parallel {args.tensor_parallel} {' '.join(flags)}: "
-          f"{len(pairs)} sequences, {tokens} tokens; {other_ids} with other ids, {other_bits} with other bits "
+          f"{len(pairs)} pairs of sequences, {tokens} tokens; {other_ids} with other ids, {other_bits} with other bits "
           f"({time.monotonic() - begun:.0f} s)", flush=True)
     return right
 
