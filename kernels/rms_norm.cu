@@ -10,8 +10,9 @@ namespace {
 
 constexpr int kWidth = 8;  // elements of a vector
 constexpr int kMaxThreads = 1024;
-// Multiprocessors of sm_86 and sm_89 hold 1,536 threads, so one block of the most; others two.
-#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890)
+// Multiprocessors of sm_80, 90 and 100 hold 2,048 threads: two blocks of the most. Those of sm_86,
+// 89 and 120 hold 1,536.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ != 800 && __CUDA_ARCH__ != 900 && __CUDA_ARCH__ != 1000
 constexpr int kBlocksAtOnce = 1;
 #else
 constexpr int kBlocksAtOnce = 2;
