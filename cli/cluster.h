@@ -21,6 +21,7 @@ struct ClusterOptions {
   std::string model_name;      // what clients call it; empty: the folder's name
   int tensor_parallel = 1;     // workers of a replica
   int replicas = 1;
+  std::vector<int> gpus;           // of each worker, replica by replica; empty: 0, 1, 2, …
   std::string host = "127.0.0.1";  // where the gateway listens; the others stay on loopback
   int gateway_port = 0;            // ports: 0 = a free one
   int http_port = 0;
@@ -74,7 +75,8 @@ class Cluster {
   struct Service {
     int index = -1;  // of the supervisor
     std::string name;
-    std::vector<std::string> arguments;  // without the addresses
+    std::vector<std::string> arguments;    // without the addresses
+    std::vector<std::string> environment;  // "NAME=value", besides ours
     std::string port_file;
     std::string host;
     int port = 0;          // asked for
@@ -91,6 +93,8 @@ class Cluster {
   absl::Status AwaitPorts(const std::vector<Service*>& services);
   bool ReadPorts(Service* service);
   Service MakeWorker(int replica, int rank, const std::string& leader_address) const;
+  int GpuOf(int replica, int rank) const;
+  bool SharesGpu(int replica, int rank) const;  // with another rank of its replica
   absl::Status StartWorkers();
   absl::Status StartGateway();
   absl::Status AwaitReady(const std::function<void(const LoadProgress&)>& on_progress);

@@ -12,7 +12,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
+#include "cli/triton_models.h"
 #include "common/status.h"
 #include "inference/model_config.pb.h"
 
@@ -23,7 +23,6 @@ constexpr char kFasterTransformer[] = "fastertransformer";
 constexpr int64_t kMaxConfigBytes = 1 << 20;
 constexpr int kMaxRanks = 64;
 
-using Wiring = std::map<std::string, std::string>;  // the model's tensor → the ensemble's
 using Configs = std::map<std::string, inference::ModelConfig>;
 
 absl::Status Unsupported(const std::string& model, const std::string& problem) {
@@ -69,18 +68,32 @@ absl::StatusOr<inference::ModelConfig> ReadConfig(const std::filesystem::path& f
   return Wrong(name, absl::StrCat("name is '", config.name(), "', the folder's is '", name, "'"));
 }
 
+// Without exceptions, which directory_iterator's ++ has.
+absl::StatusOr<std::vector<std::filesystem::path>> EntriesOf(const std::filesystem::path& folder) {
+  std::vector<std::filesystem::path> entries;
+  std::error_code error;
+  std::filesystem::directory_iterator entry(folder, error);
+  while (!error && entry != std::filesystem::directory_iterator()) {
+    entries.push_back(entry->path());
+    entry.increment(error);
+  }
+  if (!error) return entries;
+  return absl::NotFoundError(absl::StrCat("can't read ", folder.string(), ": ", error.message()));
+}
+
 absl::StatusOr<Configs> ReadConfigs(const std::string& folder) {
   std::error_code error;
   if (!std::filesystem::is_directory(folder, error)) {
     return absl::NotFoundError(absl::StrCat("there is no model repository ", folder));
   }
   Configs configs;
-  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
-    if (!entry.is_directory(error) ||
-        !std::filesystem::exists(entry.path() / "config.pbtxt", error)) {
+  ASSIGN_OR_RETURN(const std::vector<std::filesystem::path> entries, EntriesOf(folder));
+  for (const std::filesystem::path& entry : entries) {
+    if (!std::filesystem::is_directory(entry, error) ||
+        !std::filesystem::exists(entry / "config.pbtxt", error)) {
       continue;
     }
-    ASSIGN_OR_RETURN(configs[entry.path().filename().string()], ReadConfig(entry.path()));
+    ASSIGN_OR_RETURN(configs[entry.filename().string()], ReadConfig(entry));
   }
   if (configs.empty()) {
     return absl::NotFoundError(
@@ -119,9 +132,10 @@ absl::StatusOr<std::string> FindCheckpoint(const std::filesystem::path& model,
   std::error_code error;
   if (path.empty()) {
     int64_t latest = -1;
-    for (const auto& entry : std::filesystem::directory_iterator(model, error)) {
+    ASSIGN_OR_RETURN(const std::vector<std::filesystem::path> entries, EntriesOf(model));
+    for (const std::filesystem::path& entry : entries) {
       int64_t version = 0;
-      if (absl::SimpleAtoi(entry.path().filename().string(), &version)) {
+      if (absl::SimpleAtoi(entry.filename().string(), &version)) {
         latest = std::max(latest, version);
       }
     }
@@ -163,13 +177,14 @@ absl::Status ReadFasterTransformer(const std::string& folder, const inference::M
                                           tensor * pipeline, "; at most ", kMaxRanks));
   }
   std::vector<std::string>& notes = repository->notes;
+  std::vector<std::string>& warnings = repository->warnings;
   if (pipeline > 1) {
     notes.push_back(absl::StrCat(name, ": pipeline_para_size is ", pipeline, ": all ",
                                  tensor * pipeline, " ranks share each layer instead"));
   }
   if (int8 == 1) {
-    notes.push_back(absl::StrCat(name, ": int8_mode is 1: weights are not quantized, they keep ",
-                                 "the precision of data_type and take twice the memory"));
+    warnings.push_back(absl::StrCat(name, ": int8_mode is 1: weights are not quantized, they keep ",
+                                    "the precision of data_type and take twice the memory"));
   }
   if (reduce == 1) {
     notes.push_back(absl::StrCat(name, ": enable_custom_all_reduce has no effect: the faster sum ",
@@ -191,147 +206,6 @@ absl::Status ReadFasterTransformer(const std::string& folder, const inference::M
   return absl::OkStatus();
 }
 
-// The sampling tensors, which the ensemble passes through under their own names.
-const std::set<std::string>& SamplingTensors() {
-  static const auto& names = *new std::set<std::string>{
-      "runtime_top_k", "runtime_top_p",   "beam_search_diversity_rate",
-      "temperature",   "len_penalty",     "repetition_penalty",
-      "random_seed",   "beam_width",      "is_return_log_probs",
-      "start_id",      "end_id",          "prompt_learning_task_name_ids",
-      "top_p_decay",   "top_p_min",       "top_p_reset_ids",
-      "min_length",    "presence_penalty"};
-  return names;
-}
-
-struct KnownModel {
-  Wiring inputs;
-  Wiring outputs;
-};
-
-const std::map<std::string, KnownModel>& KnownModels() {
-  static const auto& models = *new std::map<std::string, KnownModel>{
-      {"preprocessing",
-       {{{"QUERY", "INPUT_0"},
-         {"REQUEST_OUTPUT_LEN", "INPUT_1"},
-         {"BAD_WORDS_DICT", "INPUT_2"},
-         {"STOP_WORDS_DICT", "INPUT_3"}},
-        {{"INPUT_ID", "_INPUT_ID"},
-         {"REQUEST_INPUT_LEN", "_REQUEST_INPUT_LEN"},
-         {"REQUEST_OUTPUT_LEN", "_REQUEST_OUTPUT_LEN"},
-         {"BAD_WORDS_IDS", "_BAD_WORDS_IDS"},
-         {"STOP_WORDS_IDS", "_STOP_WORDS_IDS"},
-         {"PROMPT_LEARNING_TASK_NAME_IDS", "prompt_learning_task_name_ids"}}}},
-      {kFasterTransformer,
-       {{{"input_ids", "_INPUT_ID"},
-         {"input_lengths", "_REQUEST_INPUT_LEN"},
-         {"request_output_len", "_REQUEST_OUTPUT_LEN"},
-         {"bad_words_list", "_BAD_WORDS_IDS"},
-         {"stop_words_list", "_STOP_WORDS_IDS"}},
-        {{"output_ids", "_TOKENS_BATCH"},
-         {"sequence_length", "sequence_length"},
-         {"cum_log_probs", "cum_log_probs"},
-         {"output_log_probs", "output_log_probs"}}}},
-      {"postprocessing",
-       {{{"TOKENS_BATCH", "_TOKENS_BATCH"}, {"sequence_length", "sequence_length"}},
-        {{"OUTPUT", "OUTPUT_0"}}}},
-      {"ensemble",
-       {{{"INPUT_0", ""}, {"INPUT_1", ""}, {"INPUT_2", ""}, {"INPUT_3", ""}},
-        {{"OUTPUT_0", ""},
-         {"sequence_length", ""},
-         {"cum_log_probs", ""},
-         {"output_log_probs", ""}}}}};
-  return models;
-}
-
-bool IsInput(const std::string& model, const std::string& tensor) {
-  const bool samples = model == kFasterTransformer || model == "ensemble";
-  return KnownModels().at(model).inputs.contains(tensor) ||
-         (samples && SamplingTensors().contains(tensor));
-}
-
-absl::Status CheckTensors(const inference::ModelConfig& config) {
-  for (const inference::ModelInput& input : config.input()) {
-    if (IsInput(config.name(), input.name())) continue;
-    return Unsupported(config.name(), absl::StrCat("input ", input.name(), " is not served"));
-  }
-  for (const inference::ModelOutput& output : config.output()) {
-    if (KnownModels().at(config.name()).outputs.contains(output.name())) continue;
-    return Unsupported(config.name(), absl::StrCat("output ", output.name(), " is not served"));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status CheckWires(const std::string& step, const char* what, const Wiring& expected,
-                        const google::protobuf::Map<std::string, std::string>& wires) {
-  for (const auto& [tensor, wired] : wires) {
-    const auto found = expected.find(tensor);
-    const bool passes = step == kFasterTransformer && SamplingTensors().contains(tensor);
-    const std::string known = found != expected.end() ? found->second : passes ? tensor : "";
-    if (known == wired) continue;
-    return Unsupported("ensemble",
-                       absl::StrCat("step ", step, " has ", what, " ", tensor, " wired to ", wired,
-                                    known.empty() ? ", which is not served"
-                                                  : absl::StrCat("; it is served from ", known)));
-  }
-  return absl::OkStatus();
-}
-
-// The steps as they were shipped; sampling tensors may be left out.
-absl::Status CheckEnsemble(const inference::ModelConfig& config) {
-  std::set<std::string> steps;
-  for (const auto& step : config.ensemble_scheduling().step()) {
-    const std::string& name = step.model_name();
-    if (name == "ensemble" || !KnownModels().contains(name) || !steps.insert(name).second) {
-      return Unsupported("ensemble",
-                         absl::StrCat("step ", name,
-                                      " is not served, or there twice; the steps "
-                                      "are preprocessing, fastertransformer and postprocessing"));
-    }
-    const KnownModel& known = KnownModels().at(name);
-    RETURN_IF_ERROR(CheckWires(name, "input", known.inputs, step.input_map()));
-    RETURN_IF_ERROR(CheckWires(name, "output", known.outputs, step.output_map()));
-  }
-  if (steps.size() == 3) return absl::OkStatus();
-  return Unsupported("ensemble",
-                     absl::StrCat("its steps are ", absl::StrJoin(steps, ", "),
-                                  "; preprocessing, fastertransformer and postprocessing are "
-                                  "served together"));
-}
-
-void NoteWhatHasNoEffect(const inference::ModelConfig& config, std::vector<std::string>* notes) {
-  const auto note = [&](bool is_set, const char* what) {
-    if (is_set) notes->push_back(absl::StrCat(config.name(), ": ", what));
-  };
-  note(config.has_dynamic_batching(),
-       "dynamic_batching has no effect: requests are batched at every step");
-  note(config.has_sequence_batching(), "sequence_batching has no effect: no model keeps state");
-  note(config.has_optimization(), "optimization has no effect");
-  note(config.has_response_cache() && config.response_cache().enable(),
-       "response_cache has no effect: prompts share their cached keys and values instead");
-  note(config.model_warmup_size() > 0, "model_warmup has no effect");
-  note(config.has_version_policy(), "version_policy has no effect: version 1 is served");
-  note(config.backend() == "python",
-       "its model.py is not run: the tokenizer service does what the shipped one does");
-  for (const inference::ModelInstanceGroup& group : config.instance_group()) {
-    note(group.count() > 1, "instance_group.count has no effect: use --replicas");
-  }
-}
-
-absl::Status CheckKind(const inference::ModelConfig& config) {
-  const std::string& name = config.name();
-  if (!KnownModels().contains(name)) {
-    return Unsupported(name,
-                       "is not served; ensemble, fastertransformer, preprocessing and "
-                       "postprocessing are, under these names");
-  }
-  const bool is_ensemble = config.platform() == "ensemble" || config.has_ensemble_scheduling();
-  const std::string kind = is_ensemble ? "ensemble" : config.backend();
-  const std::string expected =
-      name == "ensemble" || name == kFasterTransformer ? name : std::string("python");
-  if (kind == expected) return absl::OkStatus();
-  return Unsupported(name, absl::StrCat("its backend is '", kind, "'; it is served as ", expected));
-}
-
 }  // namespace
 
 std::string TritonRepository::dtype() const {
@@ -346,8 +220,7 @@ absl::StatusOr<TritonRepository> ReadTritonRepository(const std::string& folder)
   TritonRepository repository;
   repository.max_batch_size = 1 << 20;
   for (const auto& [name, config] : configs) {
-    RETURN_IF_ERROR(CheckKind(config));
-    RETURN_IF_ERROR(CheckTensors(config));
+    RETURN_IF_ERROR(CheckTritonModel(config, &repository.warnings));
     if (config.max_batch_size() < 1) {
       return Unsupported(name, absl::StrCat("max_batch_size is ", config.max_batch_size(),
                                             "; tensors are served with a batch dimension, so at "
@@ -358,7 +231,7 @@ absl::StatusOr<TritonRepository> ReadTritonRepository(const std::string& folder)
                                               "; all models take the least"));
     }
     repository.max_batch_size = std::min(repository.max_batch_size, config.max_batch_size());
-    NoteWhatHasNoEffect(config, &repository.notes);
+    NoteIgnoredFields(config, &repository.notes);
   }
   const auto model = configs.find(kFasterTransformer);
   if (model == configs.end()) {
@@ -366,8 +239,7 @@ absl::StatusOr<TritonRepository> ReadTritonRepository(const std::string& folder)
         absl::StrCat(folder, " has no model of the backend ", kFasterTransformer));
   }
   RETURN_IF_ERROR(ReadFasterTransformer(folder, model->second, &repository));
-  if (configs.contains("ensemble")) RETURN_IF_ERROR(CheckEnsemble(configs.at("ensemble")));
-  for (const auto& [name, known] : KnownModels()) {
+  for (const std::string& name : ServedTritonModels()) {
     if (configs.contains(name)) continue;
     repository.notes.push_back(absl::StrCat(name, " is not in the repository; it is served too"));
   }

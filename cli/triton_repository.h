@@ -10,12 +10,13 @@
 namespace caravan {
 
 struct TritonRepository {
-  std::string checkpoint;          // folder of the model
-  int tensor_parallel = 1;         // all of its GPUs: tensor_para_size · pipeline_para_size
-  std::string data_type;           // fp16, bf16 or fp32, as its config.pbtxt says
-  bool decoupled = false;          // of the model fastertransformer
-  int max_batch_size = 1;          // the least of all models
-  std::vector<std::string> notes;  // one sentence for each thing that is done otherwise here
+  std::string checkpoint;             // folder of the model
+  int tensor_parallel = 1;            // all of its GPUs: tensor_para_size · pipeline_para_size
+  std::string data_type;              // fp16, bf16 or fp32, as its config.pbtxt says
+  bool decoupled = false;             // of the model fastertransformer
+  int max_batch_size = 1;             // the least of all models
+  std::vector<std::string> notes;     // one sentence for each thing that is done otherwise here
+  std::vector<std::string> warnings;  // … that the model's answers or clients may show
 
   std::string dtype() const;  // the worker's name for data_type
 };

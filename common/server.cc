@@ -61,11 +61,26 @@ class LearnServiceNames : public grpc::ServerBuilderOption {
   std::vector<std::string>* names_;
 };
 
+bool BeginsCharacter(char byte) { return (static_cast<unsigned char>(byte) & 0xC0) != 0x80; }
+
+// Without the middle where it is longer than kMaxStatusMessageBytes: what was refused stands in
+// front, what is taken at the end. Cut between characters.
+std::string Shorten(std::string message) {
+  if (message.size() <= kMaxStatusMessageBytes) return message;
+  const std::string cut = " … ";
+  constexpr size_t kTailBytes = kMaxStatusMessageBytes / 4;
+  size_t end = kMaxStatusMessageBytes - kTailBytes - cut.size();
+  while (end > 0 && !BeginsCharacter(message[end])) --end;
+  size_t begin = message.size() - kTailBytes;
+  while (begin < message.size() && !BeginsCharacter(message[begin])) ++begin;
+  return message.substr(0, end) + cut + message.substr(begin);
+}
+
 }  // namespace
 
 grpc::Status ToGrpcStatus(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
-  return {static_cast<grpc::StatusCode>(status.code()), std::string(status.message())};
+  return {static_cast<grpc::StatusCode>(status.code()), Shorten(std::string(status.message()))};
 }
 
 absl::Status FromGrpcStatus(const grpc::Status& status) {

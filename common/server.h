@@ -15,7 +15,12 @@
 
 namespace caravan {
 
-// The code numbers of absl and gRPC are the same; cancellation and OK included.
+// A status travels in headers, of which a client takes 8 KiB (a byte that is not ASCII is three
+// there): a longer one would reach it as RESOURCE_EXHAUSTED, whatever it was.
+inline constexpr size_t kMaxStatusMessageBytes = 2048;
+
+// The code numbers of absl and gRPC are the same; cancellation and OK included. The middle of a
+// message longer than kMaxStatusMessageBytes is left out.
 grpc::Status ToGrpcStatus(const absl::Status& status);
 absl::Status FromGrpcStatus(const grpc::Status& status);
 

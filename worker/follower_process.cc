@@ -68,6 +68,8 @@ class FollowerProcess {
     options.fingerprint = local_->model().fingerprint();
     options.build = BuildVersion(config());
     options.rank_timeout = absl::Milliseconds(config().rank_timeout_ms);
+    options.wedge_timeout = absl::Milliseconds(config().wedge_timeout_ms);
+    options.on_wedged = EndWedged;
     options.memory_bytes = ResidentBytes;
     options.gpu = config().device == "cuda" ? config().gpu : -1;
     options.device_name = device_->use().name;

@@ -79,6 +79,8 @@ class LeaderProcess {
     if (blocks_fill_gpu && config().tensor_parallel > 1) options.spare_blocks = kSpareBlocks;
     options.build = BuildVersion(config());
     options.rank_timeout = absl::Milliseconds(config().rank_timeout_ms);
+    options.wedge_timeout = absl::Milliseconds(config().wedge_timeout_ms);
+    options.on_wedged = EndWedged;
     options.on_drain = [this] { context_.signal->Trigger(); };
     options.on_loss = [this] {
       if (Engine* engine = live_engine_) engine->Wake();

@@ -171,6 +171,11 @@ absl::StatusOr<std::unique_ptr<LlamaRankRunner>> LoadRunner(const WorkerConfig& 
   return std::make_unique<LlamaRankRunner>(std::move(runner));
 }
 
+void EndWedged(const std::string& why) {
+  LogError("wedged", {{"reason", why}});
+  std::_Exit(1);
+}
+
 void DescribeDevice(const WorkerDevice& device, v1::WorkerRank* rank) {
   const DeviceUse use = device.use();
   rank->set_device(use.name);

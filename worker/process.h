@@ -67,7 +67,7 @@ class LlamaRankRunner final : public RankRunner {
   absl::Status AwaitEpoch(absl::Duration timeout) override { return runner_->AwaitEpoch(timeout); }
   RankProgress progress() const override {
     const StepProgress progress = runner_->progress();
-    return {progress.steps_done, progress.layers_done, progress.busy};
+    return {progress.steps_done, progress.layers_done, progress.work_done, progress.busy};
   }
 
  private:
@@ -87,6 +87,10 @@ absl::StatusOr<std::unique_ptr<LlamaRankRunner>> LoadRunner(const WorkerConfig& 
 
 // What a rank tells of its device.
 void DescribeDevice(const WorkerDevice& device, v1::WorkerRank* rank);
+
+// Ends the process with 1: a thread that hangs in a device's driver can't be joined, and whoever
+// supervises the process starts the next.
+[[noreturn]] void EndWedged(const std::string& why);
 
 // A rank until SIGTERM to any rank has drained the replica, or a failure. Returns the exit code: 0
 // drained, 1 failed.

@@ -22,10 +22,18 @@ GenerationInference::GenerationInference(const InferContext* context, InferCall 
       output_(parameters_.beam_width, {parameters_.exclude_input, parameters_.delta}),
       encoded_(request().request().arrival),
       started_(encoded_),
-      last_token_(encoded_) {}
+      last_token_(encoded_) {
+  for (const TensorSpec& spec : InferenceBase::request().model().outputs) {
+    const bool is_log_prob = spec.name == "cum_log_probs" || spec.name == "output_log_probs";
+    if (!InferenceBase::request().Wants(spec.name)) continue;
+    if (parameters_.return_log_probs || !is_log_prob) outputs_.push_back(spec.name);
+  }
+}
 
 GenerationInference::~GenerationInference() {
-  if (!ended()) GenerationInference::Stop();
+  if (ended()) return;
+  GenerationInference::CountFailedPart(absl::CancelledError("the client left"));
+  GenerationInference::Stop();
 }
 
 void GenerationInference::Start() {
@@ -41,6 +49,7 @@ absl::Status GenerationInference::TryStart() {
 }
 
 absl::Status GenerationInference::StartFromTexts() {
+  encoding_ = true;
   const std::string name = request().uses_newer_names() ? "text_input" : "INPUT_0";
   const CheckedInput& input = *request().Find(name);
   const auto width = static_cast<size_t>(input.shape[1]);
@@ -73,6 +82,7 @@ absl::Status GenerationInference::StartFromTexts() {
 void GenerationInference::OnEncoded(absl::StatusOr<v1::EncodeResponse> response) {
   tokenizer_call_ = nullptr;
   if (!response.ok()) return Fail(response.status());
+  encoding_ = false;
   std::vector<std::vector<int32_t>> prompts;
   for (const v1::EncodeOutput& output : response->outputs()) {
     prompts.emplace_back(output.token_ids().begin(), output.token_ids().end());
@@ -106,8 +116,8 @@ absl::StatusOr<std::vector<std::vector<int32_t>>> GenerationInference::ReadToken
 absl::StatusOr<std::vector<int32_t>> GenerationInference::PromptOf(
     size_t row, std::vector<int32_t> prompt) const {
   const char* tensor = is_text() ? "INPUT_0" : "input_ids";
-  const std::optional<uint32_t>& start_id = parameters_.rows[row].start_id;
   if (prompt.empty()) {
+    const std::optional<uint32_t> start_id = StartIdOf(parameters_.rows[row]);
     if (!start_id.has_value()) {
       return absl::InvalidArgumentError(
           absl::StrCat(tensor, " of row ", row, " is empty; give a prompt, or a start_id"));
@@ -123,6 +133,13 @@ absl::StatusOr<std::vector<int32_t>> GenerationInference::PromptOf(
                                                    "; it must be in [0, ", vocabulary_size, ")"));
   }
   return prompt;
+}
+
+std::optional<uint32_t> GenerationInference::StartIdOf(const RowParameters& row) const {
+  if (row.start_id.has_value()) return row.start_id;
+  const std::shared_ptr<const Vocabulary>& vocabulary = context().dispatcher->vocabulary();
+  if (vocabulary == nullptr || vocabulary->bos_token_id < 0) return std::nullopt;
+  return static_cast<uint32_t>(vocabulary->bos_token_id);
 }
 
 uint32_t GenerationInference::FillIdOf(const RowParameters& row) const {
@@ -288,11 +305,15 @@ void GenerationInference::Update() {
   Succeed(times);
 }
 
+void GenerationInference::CountEncoding(std::chrono::nanoseconds duration) const {
+  InferTimes encoding;
+  encoding.compute_infer = encoding.total = duration;
+  context().of_preprocessing->AddExecution(request().rows(), encoding);
+}
+
 void GenerationInference::CountExecutions(const InferTimes& times) {
   if (!is_text()) return;
-  InferTimes encoding;
-  encoding.compute_infer = encoding.total = times.compute_input;
-  context().of_preprocessing->AddExecution(request().rows(), encoding);
+  CountEncoding(times.compute_input);
   InferTimes generating;
   generating.queue = times.queue;
   generating.compute_infer = times.compute_infer;
@@ -301,6 +322,16 @@ void GenerationInference::CountExecutions(const InferTimes& times) {
   InferTimes decoding;
   decoding.compute_infer = decoding.total = times.compute_output;
   context().of_postprocessing->AddExecution(request().rows(), decoding);
+}
+
+void GenerationInference::CountFailedPart(const absl::Status& status) {
+  if (!is_text()) return;
+  const auto now = Clock::now();
+  if (encoding_) {
+    return context().of_preprocessing->AddFailure(status, now - request().request().arrival);
+  }
+  CountEncoding(encoded_ - request().request().arrival);
+  context().of_fastertransformer->AddFailure(status, now - encoded_);
 }
 
 bool GenerationInference::HasNext() const {
@@ -334,10 +365,8 @@ absl::StatusOr<InferResponse> GenerationInference::Build(int32_t steps) {
   InferResponse response = MakeResponse();
   const bool first = !std::exchange(any_taken_, true);
   const int32_t since = std::exchange(last_taken_, steps);
-  for (const TensorSpec& spec : request().model().outputs) {
-    const std::string& name = spec.name;
-    const bool is_log_prob = name == "cum_log_probs" || name == "output_log_probs";
-    if (!request().Wants(name) || (is_log_prob && !parameters_.return_log_probs)) continue;
+  response.outputs.reserve(outputs_.size());
+  for (const std::string& name : outputs_) {
     InferOutput output;
     if (name == "OUTPUT_0" || name == "text_output") {
       output = output_.Text(name, steps, name == "OUTPUT_0");

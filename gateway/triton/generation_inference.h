@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -55,6 +56,8 @@ class GenerationInference : public InferenceBase {
   absl::Status CheckOutputSize() const;
   absl::StatusOr<ValidatedRequest> MakeRow(size_t row, const std::vector<int32_t>& prompt) const;
   absl::StatusOr<std::vector<int32_t>> PromptOf(size_t row, std::vector<int32_t> prompt) const;
+  // What an empty prompt begins with: the request's, or the tokenizer's; nullopt: there is none.
+  std::optional<uint32_t> StartIdOf(const RowParameters& row) const;
   uint32_t FillIdOf(const RowParameters& row) const;
 
   void OnRowStarted();
@@ -62,10 +65,12 @@ class GenerationInference : public InferenceBase {
   void OnSampleEnd(size_t row, const SampleEnd& end);
   void OnRowEnd(size_t row, const absl::Status& status, InflightPlace place);
   void Stop() override;
+  void CountFailedPart(const absl::Status& status) override;
   void Update() override;
   void PlanPartials();
   absl::StatusOr<InferResponse> Build(int32_t steps);
   float RenormalizedLogProb(size_t row, const OutputToken& token) const;
+  void CountEncoding(std::chrono::nanoseconds duration) const;
   void CountExecutions(const InferTimes& times);
   OutputSequence& SequenceOf(size_t row, int sample) {
     return output_.sequence(row * parameters_.beam_width + static_cast<size_t>(sample));
@@ -73,8 +78,10 @@ class GenerationInference : public InferenceBase {
 
   GenerationParameters parameters_;
   BatchOutput output_;
+  std::vector<std::string> outputs_;  // what a response has
   std::shared_ptr<TokenizerClient::Call> tokenizer_call_;
   std::vector<std::unique_ptr<RowSink>> rows_;
+  bool encoding_ = false;
   size_t num_rows_ended_ = 0;
   InflightPlace place_;           // of the row that ended last, until all is taken
   int32_t last_planned_ = 0;      // steps of the newest partial response that was planned

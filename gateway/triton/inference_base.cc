@@ -12,12 +12,14 @@ InferenceBase::InferenceBase(const InferContext* context, InferCall call, InferS
     : context_(context),
       call_(std::move(call)),
       sink_(sink),
-      last_response_(call_.request.request().arrival) {
+      last_response_(call_.request.request().arrival),
+      response_begun_(last_response_) {
   call_.statistics->Begin();
 }
 
 InferenceBase::~InferenceBase() {
   WriteTrace();
+  CountSuccess();
   if (ended_) return;
   call_.statistics->EndFailure(absl::CancelledError("the client left"),
                                Clock::now() - request().request().arrival);
@@ -35,8 +37,16 @@ void InferenceBase::Fail(const absl::Status& status) {
     status_ = absl::Status(
         status_.code(), absl::StrCat(RequestIdPrefix(request().request().id), status_.message()));
   }
-  if (std::exchange(ended_, true)) return;  // only the last response failed
+  const bool was_ended = std::exchange(ended_, true);
+  if (was_ended && !uncounted_success_.has_value()) return;
+  uncounted_success_.reset();
   call_.statistics->EndFailure(status_, Clock::now() - request().request().arrival);
+  if (request().request().streaming) {
+    response_begun_ = Clock::now();
+    call_.statistics->AddFailedResponse(TakeResponseTimes(), status_);
+  }
+  if (was_ended) return;  // only the last response failed
+  CountFailedPart(status_);
   WriteTrace();
   Stop();
   NotifySoon();
@@ -45,7 +55,13 @@ void InferenceBase::Fail(const absl::Status& status) {
 void InferenceBase::Succeed(const InferTimes& times) {
   CARAVAN_CHECK(!ended_);
   ended_ = true;
-  call_.statistics->EndSuccess(request().rows(), times);
+  uncounted_success_ = times;
+}
+
+void InferenceBase::CountSuccess() {
+  if (!uncounted_success_.has_value()) return;
+  call_.statistics->EndSuccess(request().rows(), *uncounted_success_);
+  uncounted_success_.reset();
 }
 
 void InferenceBase::NotifySoon() {
@@ -64,6 +80,7 @@ void InferenceBase::Stamp(const char* name) const {
 }
 
 InferResponse InferenceBase::MakeResponse() {
+  response_begun_ = Clock::now();
   InferResponse response;
   response.model_name = request().model().name;
   response.model_version = std::string(kTritonModelVersion);
@@ -101,12 +118,25 @@ void InferenceBase::WriteTrace() {
 }
 
 void InferenceBase::Finalize(bool final, InferResponse* response) {
-  if (ended_ && !HasNext()) WriteTrace();
+  if (ended_ && !HasNext()) {
+    WriteTrace();
+    CountSuccess();
+  }
+  if (num_responses_ == 0) {
+    call_.statistics->AddFirstResponse(Clock::now() - request().request().arrival);
+  }
+  const ResponseTimes times = TakeResponseTimes();
   if (!request().request().streaming) return;
-  response->parameters[kFinalResponse] = final;
+  response->final = final;
+  call_.statistics->AddResponse(times, response->outputs.empty());
+}
+
+ResponseTimes InferenceBase::TakeResponseTimes() {
   const auto now = Clock::now();
-  call_.statistics->AddResponse(num_responses_++, response->outputs.empty(), now - last_response_);
+  const ResponseTimes times = {num_responses_++, response_begun_ - last_response_,
+                               now - response_begun_};
   last_response_ = now;
+  return times;
 }
 
 }  // namespace caravan

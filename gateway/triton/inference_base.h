@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "gateway/triton/infer_context.h"
@@ -29,10 +30,13 @@ class InferenceBase : public Inference, public std::enable_shared_from_this<Infe
   // Ends with an error, unless it has ended with one: stops what runs, tells the sink.
   // RESOURCE_EXHAUSTED becomes UNAVAILABLE, the code of Triton's full queue.
   void Fail(const absl::Status& status);
-  // Everything that will come has been made.
+  // Everything that will come can be taken. Counted once it has been, or nobody is there to take
+  // it: the last response may fail to be written where the request wants it.
   void Succeed(const InferTimes& times);
   // Stops what runs for this request; called at most once.
   virtual void Stop() = 0;
+  // Counts the failure for the models that the request runs through, beside its own.
+  virtual void CountFailedPart(const absl::Status& status) {}
   // Update, then the sink if it has something to take: in a task of their own.
   void NotifySoon();
   virtual void Update() {}
@@ -46,6 +50,8 @@ class InferenceBase : public Inference, public std::enable_shared_from_this<Infe
 
  private:
   void WriteTrace();
+  void CountSuccess();
+  ResponseTimes TakeResponseTimes();
 
   const InferContext* const context_;
   InferCall call_;
@@ -53,8 +59,10 @@ class InferenceBase : public Inference, public std::enable_shared_from_this<Infe
   bool ended_ = false;
   bool notify_posted_ = false;
   absl::Status status_;
+  std::optional<InferTimes> uncounted_success_;
   int num_responses_ = 0;
   Clock::time_point last_response_;
+  Clock::time_point response_begun_;  // the one being made
 };
 
 }  // namespace caravan

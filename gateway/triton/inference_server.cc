@@ -67,7 +67,9 @@ InferenceServer::InferenceServer(EventLoop* loop, Dispatcher* dispatcher, Gatewa
     : dispatcher_(dispatcher),
       config_(config),
       models_(MakeModelCatalog(CatalogOptions(config))),
-      shared_memory_(config.shared_memory) {
+      shared_memory_(config.shared_memory),
+      trace_defaults_(TraceSettings::Off(config.trace_file)),
+      trace_(trace_defaults_) {
   const std::vector<std::string>& load = config.load_models;
   for (const TritonModel& model : models_) {
     ModelState& state = states_[model.name];
@@ -77,8 +79,6 @@ InferenceServer::InferenceServer(EventLoop* loop, Dispatcher* dispatcher, Gatewa
     state.statistics = std::make_unique<StatisticsCounter>(model.name, kTritonModelVersion);
     if (config.latency_metrics) state.statistics->KeepLatencies();
   }
-  trace_defaults_.file = config.trace_file;
-  trace_.settings = trace_defaults_;
   context_.loop = loop;
   context_.dispatcher = dispatcher;
   context_.metrics = metrics;
@@ -245,14 +245,23 @@ absl::Status InferenceServer::CudaSharedMemoryUnsupported() {
 absl::StatusOr<TraceSettingValues> InferenceServer::UpdateTraceSettings(
     const std::string& model, const TraceSettingValues& changes) {
   if (!model.empty() && FindAny(model) == nullptr) return UnknownModel(model, "is not found");
-  const auto own = model_traces_.find(model);
-  const bool is_global = model.empty() || (changes.empty() && own == model_traces_.end());
-  const TraceSettings& current =
-      own == model_traces_.end() ? trace_.settings : own->second.settings;
-  const TraceSettings& defaults = model.empty() ? trace_defaults_ : trace_.settings;
-  ASSIGN_OR_RETURN(TraceSettings changed, TraceSettings::Apply(changes, defaults, current));
-  if (!changes.empty()) (is_global ? trace_ : model_traces_[model]) = {changed, 0};
-  return changed.ToValues();
+  TraceScope scope = trace_;
+  if (!model.empty()) {
+    const auto own = model_traces_.find(model);
+    scope = own == model_traces_.end() ? TraceScope(trace_.settings()) : own->second;
+  }
+  if (changes.empty()) return scope.settings().ToValues();
+  RETURN_IF_ERROR(scope.Change(changes, model.empty() ? trace_defaults_ : trace_.settings()));
+  const TraceSettingValues values = scope.settings().ToValues();
+  if (model.empty()) {
+    trace_ = std::move(scope);
+    for (auto& [name, below] : model_traces_) below.Follow(trace_.settings());
+  } else if (scope.has_own()) {
+    model_traces_.insert_or_assign(model, std::move(scope));
+  } else {
+    model_traces_.erase(model);
+  }
+  return values;
 }
 
 absl::StatusOr<LogSettingValues> InferenceServer::UpdateLogSettings(
@@ -267,8 +276,8 @@ absl::StatusOr<LogSettingValues> InferenceServer::UpdateLogSettings(
 
 std::shared_ptr<RequestTrace> InferenceServer::SampleTrace(const CheckedRequest& request) {
   const auto own = model_traces_.find(request.model().name);
-  TraceState& state = own == model_traces_.end() ? trace_ : own->second;
-  std::shared_ptr<RequestTrace> trace = trace_writer_.Sample(&state.settings, &state.requests_seen);
+  TraceScope& scope = own == model_traces_.end() ? trace_ : own->second;
+  std::shared_ptr<RequestTrace> trace = trace_writer_.Sample(&scope);
   if (trace == nullptr) return nullptr;
   trace->model_name = request.model().name;
   trace->model_version = std::string(kTritonModelVersion);
@@ -314,6 +323,15 @@ absl::StatusOr<std::shared_ptr<Inference>> InferenceServer::Infer(InferRequest r
   return Begin(std::move(call), sink);
 }
 
+// What FasterTransformer would have failed with while it ran: a failure of its model, too.
+void InferenceServer::CountRefusal(const InferCall& call, const absl::Status& status) {
+  const auto total = EventLoop::Clock::now() - call.request.request().arrival;
+  call.statistics->AddFailure(status, total);
+  if (call.request.model().kind == TritonModelKind::kEnsemble) {
+    context_.of_fastertransformer->AddFailure(status, total);
+  }
+}
+
 absl::StatusOr<std::shared_ptr<Inference>> InferenceServer::Begin(InferCall call, InferSink* sink) {
   const TritonModelKind kind = call.request.model().kind;
   if (kind == TritonModelKind::kPreprocessing || kind == TritonModelKind::kPostprocessing) {
@@ -322,11 +340,15 @@ absl::StatusOr<std::shared_ptr<Inference>> InferenceServer::Begin(InferCall call
     inference->Start();
     return inference;
   }
-  ASSIGN_OR_RETURN(GenerationParameters parameters,
-                   ReadGenerationParameters(call.request, *call.served, context_.defaults));
+  absl::StatusOr<GenerationParameters> parameters =
+      ReadGenerationParameters(call.request, *call.served, context_.defaults);
+  if (!parameters.ok()) {
+    CountRefusal(call, parameters.status());
+    return parameters.status();
+  }
   call.trace = SampleTrace(call.request);
   auto inference = std::make_shared<GenerationInference>(&context_, std::move(call),
-                                                         std::move(parameters), sink);
+                                                         *std::move(parameters), sink);
   inference->Start();
   return inference;
 }

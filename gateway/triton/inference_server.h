@@ -54,7 +54,8 @@ class InferenceServer {
   // INVALID_ARGUMENT for a version that is no number. The pointer lives as long as the server.
   absl::StatusOr<const TritonModel*> FindModel(const std::string& name,
                                                const std::string& version) const;
-  // Streaming requests to this model have partial responses, and may be answered out of order.
+  // Streaming requests to this model have partial responses, and may be answered out of order. Any
+  // thread.
   bool AnswersMoreThanOnce(const std::string& name) const;
   // All, loaded or not. Any thread.
   const std::vector<TritonModel>& models() const { return models_; }
@@ -83,8 +84,8 @@ class InferenceServer {
   // What every CUDA shared memory call answers. Any thread.
   static absl::Status CudaSharedMemoryUnsupported();
 
-  // Changes what `changes` names and returns all. `model` empty: the settings of all models that
-  // have none of their own; NOT_FOUND for an unknown model.
+  // Changes what `changes` names and returns all. `model` empty: the settings of all models, but
+  // for what a model has of its own; NOT_FOUND for an unknown model.
   absl::StatusOr<TraceSettingValues> UpdateTraceSettings(const std::string& model,
                                                          const TraceSettingValues& changes);
   absl::StatusOr<LogSettingValues> UpdateLogSettings(const LogSettingValues& changes);
@@ -99,11 +100,6 @@ class InferenceServer {
     bool loaded = false;
     std::unique_ptr<StatisticsCounter> statistics;
   };
-  struct TraceState {
-    TraceSettings settings;
-    uint64_t requests_seen = 0;
-  };
-
   // The model behind all of them; nullptr: none was reached, or it is not clear which.
   std::shared_ptr<const ServedModel> served() const;
   bool BackendReady(const TritonModel& model) const;
@@ -113,6 +109,7 @@ class InferenceServer {
   absl::StatusOr<std::string> Read(const SharedMemoryUse& use) const;
   absl::Status CheckControl(const std::string& repository) const;
   std::shared_ptr<RequestTrace> SampleTrace(const CheckedRequest& request);
+  void CountRefusal(const InferCall& call, const absl::Status& status);
   absl::StatusOr<std::shared_ptr<Inference>> Begin(InferCall call, InferSink* sink);
 
   Dispatcher* const dispatcher_;
@@ -121,9 +118,9 @@ class InferenceServer {
   std::map<std::string, ModelState> states_;  // by name; the keys never change
   SharedMemoryRegistry shared_memory_;
   TraceWriter trace_writer_;
-  TraceSettings trace_defaults_;
-  TraceState trace_;  // of models without settings of their own
-  std::map<std::string, TraceState> model_traces_;
+  const TraceSettings trace_defaults_;
+  TraceScope trace_;  // of models without settings of their own
+  std::map<std::string, TraceScope> model_traces_;
   LogSettings log_settings_;
   InferContext context_;
 };

@@ -113,10 +113,11 @@ void TritonMetrics::AddLatencies(const std::vector<ModelStatistics>& models,
   for (const ModelStatistics& model : models) {
     const LatencyMetrics* latencies = server_->Latencies(model.name);
     if (latencies == nullptr) return;
+    if (!server_->AnswersMoreThanOnce(model.name)) continue;  // as Triton: decoupled models alone
     first.metric.push_back(latencies->first_response.Collect());
     first.metric.back().label = LabelsOf(model);
   }
-  families->push_back(std::move(first));
+  if (!first.metric.empty()) families->push_back(std::move(first));
   for (const LatencySummary& entry : kSummaries) {
     MetricFamily family = MakeFamily(entry.name, entry.help, MetricType::Summary);
     for (const ModelStatistics& model : models) {

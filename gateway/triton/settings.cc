@@ -88,6 +88,8 @@ absl::Status Take(const std::string& name, const LogSettingValue& value, const c
 absl::Status ApplyLog(const std::string& name, const LogSettingValue& value,
                       LogSettings* settings) {
   if (name == "log_file") {
+    const auto* file = std::get_if<std::string>(&value);
+    if (file != nullptr && file->empty()) return absl::OkStatus();  // as it is
     return absl::UnimplementedError(
         "log file location can not be updated through network protocol; the log goes to standard "
         "error");
@@ -126,26 +128,59 @@ TraceSettingValues TraceSettings::ToValues() const {
           {"log_frequency", {std::to_string(log_frequency)}}};
 }
 
+TraceSettings TraceSettings::Off(std::string file) {
+  TraceSettings settings;
+  settings.file = std::move(file);
+  return settings;
+}
+
 absl::StatusOr<TraceSettings> TraceSettings::Apply(const TraceSettingValues& changes,
-                                                   const TraceSettings& defaults,
-                                                   TraceSettings current) {
-  const TraceSettingValues by_default = defaults.ToValues();
+                                                   TraceSettings settings) {
   for (const auto& [name, values] : changes) {
-    if (values.empty()) {
-      const auto found = by_default.find(name);
-      if (found != by_default.end()) {
-        RETURN_IF_ERROR(ApplyTrace(name, found->second, &current));
-        continue;
-      }
-    }
-    RETURN_IF_ERROR(ApplyTrace(name, values, &current));
+    RETURN_IF_ERROR(ApplyTrace(name, values, &settings));
   }
-  if ((current.timestamps || current.tensors) && current.file.empty()) {
+  if ((settings.timestamps || settings.tensors) && settings.file.empty()) {
     return absl::InvalidArgumentError(
         "trace setting 'trace_level' can't be on without a file; start the gateway with "
         "--triton_trace_file");
   }
-  return current;
+  return settings;
+}
+
+TraceSettingValues TraceScope::Own() const {
+  TraceSettingValues own = own_;
+  const auto count = own.find("trace_count");
+  if (count != own.end()) count->second = {std::to_string(settings_.count)};
+  return own;
+}
+
+absl::Status TraceScope::Change(const TraceSettingValues& changes, const TraceSettings& above) {
+  const TraceSettingValues known = above.ToValues();
+  TraceSettingValues own = Own();
+  for (const auto& [name, values] : changes) {
+    if (values.empty() && known.contains(name)) {
+      own.erase(name);
+    } else {
+      own[name] = values;
+    }
+  }
+  ASSIGN_OR_RETURN(settings_, TraceSettings::Apply(own, above));
+  own_ = std::move(own);
+  requests_seen_ = 0;
+  return absl::OkStatus();
+}
+
+void TraceScope::Follow(const TraceSettings& above) {
+  absl::StatusOr<TraceSettings> settings = TraceSettings::Apply(Own(), above);
+  CARAVAN_CHECK(settings.ok(), "what was applied before can't be applied again");
+  settings_ = *std::move(settings);
+  requests_seen_ = 0;
+}
+
+bool TraceScope::Sample() {
+  if (!settings_.enabled() || requests_seen_++ % settings_.rate != 0) return false;
+  if (settings_.count > 0) --settings_.count;
+  return true;
 }
 
 LogSettingValues LogSettings::ToValues() const {

@@ -24,17 +24,43 @@ struct TraceSettings {
   int64_t count = -1;
   uint32_t log_frequency = 0;
 
+  static TraceSettings Off(std::string file);
   bool enabled() const { return (timestamps || tensors) && !file.empty() && count != 0; }
   TraceSettingValues ToValues() const;
-  // Values named in `changes`; an empty list of values takes `defaults`. INVALID_ARGUMENT names the
-  // setting and what it takes.
+  // `settings` with those of `changes`. INVALID_ARGUMENT names the setting and what it takes.
   static absl::StatusOr<TraceSettings> Apply(const TraceSettingValues& changes,
-                                             const TraceSettings& defaults, TraceSettings current);
+                                             TraceSettings settings);
+};
+
+// Triton's scopes: a model's settings, above them those of all models, above them the gateway's
+// flags. What a scope does not name is as in the one above, and changes with it.
+class TraceScope {
+ public:
+  explicit TraceScope(const TraceSettings& above) : settings_(above) {}
+
+  // An empty list of values gives up the scope's own. INVALID_ARGUMENT names the setting and what
+  // it takes; nothing has changed then. Requests are counted anew.
+  absl::Status Change(const TraceSettingValues& changes, const TraceSettings& above);
+  // The scope above has changed.
+  void Follow(const TraceSettings& above);
+
+  bool has_own() const { return !own_.empty(); }
+  const TraceSettings& settings() const { return settings_; }
+  // Whether the request that has come is one to trace: each rate-th, while the count lasts.
+  bool Sample();
+
+ private:
+  // A count counts down: what is left of it is what the scope has.
+  TraceSettingValues Own() const;
+
+  TraceSettingValues own_;
+  TraceSettings settings_;
+  uint64_t requests_seen_ = 0;
 };
 
 // By name, as LogSettings has them: log_file, log_info, log_warning, log_error, log_verbose_level,
 // log_format ("default", "ISO8601", which are one here). They act on the whole process' log.
-// Clients can't change log_file: UNIMPLEMENTED.
+// Clients can't change log_file, which is "": UNIMPLEMENTED.
 using LogSettingValue = std::variant<bool, uint32_t, std::string>;
 using LogSettingValues = std::map<std::string, LogSettingValue>;
 

@@ -96,18 +96,39 @@ void StatisticsCounter::KeepLatencies() { latencies_ = std::make_unique<LatencyM
 void StatisticsCounter::EndFailure(const absl::Status& status, std::chrono::nanoseconds total) {
   const std::lock_guard<std::mutex> lock(mutex_);
   --statistics_.pending_requests;
+  CountFailure(status, total);
+}
+
+void StatisticsCounter::AddFailure(const absl::Status& status, std::chrono::nanoseconds total) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  CountFailure(status, total);
+}
+
+// REQUIRES: mutex_ is held.
+void StatisticsCounter::CountFailure(const absl::Status& status, std::chrono::nanoseconds total) {
   statistics_.fail.Add(total);
   ++statistics_.failures[static_cast<size_t>(FailureReasonOf(status))];
 }
 
-void StatisticsCounter::AddResponse(int index, bool empty, std::chrono::nanoseconds duration) {
-  if (index >= kMaxResponseIndexes) return;
+void StatisticsCounter::AddResponse(const ResponseTimes& times, bool empty) {
+  if (times.index >= kMaxResponseIndexes) return;
   const std::lock_guard<std::mutex> lock(mutex_);
-  ModelStatistics::Response& response = statistics_.responses[index];
-  (empty ? response.empty_response : response.success).Add(duration);
-  if (index == 0 && latencies_ != nullptr) {
-    latencies_->first_response.Observe(Microseconds(duration) / 1000);
-  }
+  ModelStatistics::Response& response = statistics_.responses[times.index];
+  if (empty) return response.empty_response.Add(times.total());
+  response.success.Add(times.total());
+  response.compute_infer.Add(times.compute_infer);
+  response.compute_output.Add(times.compute_output);
+}
+
+void StatisticsCounter::AddFailedResponse(const ResponseTimes& times, const absl::Status& status) {
+  if (times.index >= kMaxResponseIndexes) return;
+  const std::lock_guard<std::mutex> lock(mutex_);
+  ModelStatistics::Response& response = statistics_.responses[times.index];
+  (absl::IsCancelled(status) ? response.cancel : response.fail).Add(times.total());
+}
+
+void StatisticsCounter::AddFirstResponse(std::chrono::nanoseconds duration) {
+  if (latencies_ != nullptr) latencies_->first_response.Observe(Microseconds(duration) / 1000);
 }
 
 ModelStatistics StatisticsCounter::Snapshot() const {

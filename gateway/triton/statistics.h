@@ -1,6 +1,7 @@
 // What ModelStatistics reports and the nv_inference_* metrics count.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <cstdint>
@@ -19,9 +20,10 @@ struct DurationStatistic {
   uint64_t count = 0;
   uint64_t ns = 0;
 
+  // Below 0 counts as 0: a sum that wraps would be wrong for ever.
   void Add(std::chrono::nanoseconds duration) {
     ++count;
-    ns += static_cast<uint64_t>(duration.count());
+    ns += static_cast<uint64_t>(std::max<int64_t>(0, duration.count()));
   }
 };
 
@@ -53,12 +55,23 @@ struct ModelStatistics {
   };
   std::map<int64_t, Batch> batches;  // by rows of the request
   struct Response {
-    DurationStatistic success;
+    DurationStatistic compute_infer;   // until it could be made, since the one before
+    DurationStatistic compute_output;  // making it
+    DurationStatistic success;         // both together
     DurationStatistic fail;
     DurationStatistic empty_response;
     DurationStatistic cancel;
   };
   std::map<int, Response> responses;  // by index of a streaming request's response, at most 64
+};
+
+// Of one response of a streaming request.
+struct ResponseTimes {
+  int index = 0;  // of the response
+  std::chrono::nanoseconds compute_infer{0};
+  std::chrono::nanoseconds compute_output{0};
+
+  std::chrono::nanoseconds total() const { return compute_infer + compute_output; }
 };
 
 // How long each part of one request took.
@@ -81,8 +94,12 @@ class StatisticsCounter {
   void EndFailure(const absl::Status& status, std::chrono::nanoseconds total);
   // A part of another request: a model of the ensemble. Without Begin.
   void AddExecution(int64_t rows, const InferTimes& times);
-  // Response `index` of a streaming request, counted since the last one (or the arrival).
-  void AddResponse(int index, bool empty, std::chrono::nanoseconds duration);
+  void AddFailure(const absl::Status& status, std::chrono::nanoseconds total);
+  void AddResponse(const ResponseTimes& times, bool empty);
+  // The error that a streaming request ends with, in place of a response.
+  void AddFailedResponse(const ResponseTimes& times, const absl::Status& status);
+  // From the arrival, of any request.
+  void AddFirstResponse(std::chrono::nanoseconds duration);
 
   ModelStatistics Snapshot() const;
 
@@ -93,6 +110,7 @@ class StatisticsCounter {
 
  private:
   void AddTimes(int64_t rows, const InferTimes& times);
+  void CountFailure(const absl::Status& status, std::chrono::nanoseconds total);
 
   mutable std::mutex mutex_;
   ModelStatistics statistics_;  // guarded by mutex_

@@ -14,6 +14,7 @@ using nlohmann::json;
 
 // So much of a tensor goes into a trace.
 constexpr size_t kMaxTracedElements = 1024;
+constexpr size_t kMaxTracedTextBytes = 64 << 10;
 
 template <typename Value>
 std::string JoinElements(std::string_view data) {
@@ -47,7 +48,9 @@ std::string TextOf(DataType type, std::string_view data) {
     case DataType::kBytes: {
       std::string text;
       for (const std::string_view element : UnpackBytes(data)) {
-        text.append(text.empty() ? "" : ",").append(element);
+        if (text.size() >= kMaxTracedTextBytes) break;
+        text.append(text.empty() ? "" : ",");
+        text.append(element.substr(0, kMaxTracedTextBytes));
       }
       return text;
     }
@@ -87,29 +90,38 @@ void RequestTrace::Stamp(const char* name) {
   if (settings.timestamps) timestamps.emplace_back(name, std::chrono::steady_clock::now());
 }
 
+bool RequestTrace::KeepsTensors() {
+  if (!settings.tensors) return false;
+  if (tensor_bytes < kMaxTensorBytes) return true;
+  ++tensors_left_out;
+  return false;
+}
+
+void RequestTrace::Keep(std::string object) {
+  tensor_bytes += object.size();
+  tensors.push_back(std::move(object));
+}
+
 void RequestTrace::AddTensor(const char* activity, const std::string& name,
                              const CheckedInput& input) {
-  if (!settings.tensors) return;
-  tensors.push_back(TensorObject(id, activity, {name, input.datatype, input.shape, input.data}));
+  if (!KeepsTensors()) return;
+  Keep(TensorObject(id, activity, {name, input.datatype, input.shape, input.data}));
 }
 
 void RequestTrace::AddTensor(const char* activity, const InferOutput& output) {
-  if (!settings.tensors) return;
-  tensors.push_back(
-      TensorObject(id, activity, {output.name, output.datatype, output.shape, output.data}));
+  if (!KeepsTensors()) return;
+  Keep(TensorObject(id, activity, {output.name, output.datatype, output.shape, output.data}));
 }
 
 TraceWriter::~TraceWriter() {
   for (auto& [name, file] : files_) Close(file.get());
 }
 
-std::shared_ptr<RequestTrace> TraceWriter::Sample(TraceSettings* settings,
-                                                  uint64_t* requests_seen) {
-  if (!settings->enabled() || (*requests_seen)++ % settings->rate != 0) return nullptr;
-  if (settings->count > 0) --settings->count;
+std::shared_ptr<RequestTrace> TraceWriter::Sample(TraceScope* scope) {
+  if (!scope->Sample()) return nullptr;
   auto trace = std::make_shared<RequestTrace>();
   trace->id = next_id_++;
-  trace->settings = *settings;
+  trace->settings = scope->settings();
   return trace;
 }
 
@@ -140,6 +152,9 @@ void TraceWriter::Write(const RequestTrace& trace) {
     objects.push_back(Dump({{"id", trace.id}, {"timestamps", json::array({stamp})}}));
   }
   objects.insert(objects.end(), trace.tensors.begin(), trace.tensors.end());
+  if (trace.tensors_left_out > 0) {
+    objects.push_back(Dump({{"id", trace.id}, {"tensors_left_out", trace.tensors_left_out}}));
+  }
   for (const std::string& object : objects) {
     file->stream << (file->traces++ == 0 ? "" : ",") << object << "\n";
   }

@@ -27,10 +27,19 @@ struct RequestTrace {
   // COMPUTE_END, INFER_RESPONSE_COMPLETE, REQUEST_END.
   std::vector<std::pair<const char*, std::chrono::steady_clock::time_point>> timestamps;
   std::vector<std::string> tensors;  // JSON objects: activity and tensor
+  size_t tensor_bytes = 0;
+  uint64_t tensors_left_out = 0;
 
   void Stamp(const char* name);
   void AddTensor(const char* activity, const std::string& name, const CheckedInput& input);
   void AddTensor(const char* activity, const InferOutput& output);
+
+ private:
+  // A stream of cumulative responses would keep everything many times: after kMaxTensorBytes
+  // tensors are counted only, and the trace says how many.
+  static constexpr size_t kMaxTensorBytes = 1 << 20;
+  void Keep(std::string object);
+  bool KeepsTensors();
 };
 
 // Loop thread only. Writing blocks for as long as the file system takes; tracing is for one request
@@ -39,9 +48,8 @@ class TraceWriter {
  public:
   ~TraceWriter();
 
-  // A trace for this request, or nullptr: every trace_rate-th one of those with equal settings is
-  // traced, while `settings->count`, which it counts down, lasts.
-  std::shared_ptr<RequestTrace> Sample(TraceSettings* settings, uint64_t* requests_seen);
+  // A trace for this request, or nullptr where the scope's settings leave it out.
+  std::shared_ptr<RequestTrace> Sample(TraceScope* scope);
   void Write(const RequestTrace& trace);
 
  private:

@@ -1,11 +1,14 @@
 #include "cli/triton_repository.h"
 
 #include <gmock/gmock.h>
+#include <google/protobuf/text_format.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
+
+#include "gateway/triton/protocol/model_catalog.h"
 
 namespace caravan {
 namespace {
@@ -106,8 +109,68 @@ TEST_F(TritonRepositoryTest, SaysWhatIsServedOtherwise) {
   EXPECT_EQ(repository->tensor_parallel, 4);
   EXPECT_THAT(repository->notes, Contains(HasSubstr("dynamic_batching has no effect")));
   EXPECT_THAT(repository->notes, Contains(HasSubstr("all 4 ranks share each layer")));
-  EXPECT_THAT(repository->notes, Contains(HasSubstr("int8_mode is 1")));
+  EXPECT_THAT(repository->warnings, Contains(HasSubstr("int8_mode is 1")));
   EXPECT_THAT(repository->notes, Contains(HasSubstr("parameter colour is not known")));
+}
+
+TEST_F(TritonRepositoryTest, NamesEveryFieldThatHasNoEffect) {
+  std::string model = kModel;
+  model.replace(model.find("count: 1 kind: KIND_CPU"), 23, "count: 2 kind: KIND_GPU gpus: [ 0 ]");
+  model.replace(model.find("TYPE_UINT32"), 11, "TYPE_UINT32 allow_ragged_batch: true");
+  Write("fastertransformer", model + R"(
+    metric_tags { key: "team" value: "a" }
+    batch_input [ { kind: BATCH_ITEM_SHAPE target_name: "s" source_input: "input_ids" } ]
+    batch_output [ { target_name: "output_ids" } ]
+    runtime: "x.so"
+    model_warmup [ { name: "w" } ])");
+  Write("preprocessing", R"(
+    backend: "python" max_batch_size: 8
+    parameters { key: "tokenizer_dir" value: { string_value: "/llama" } })");
+  const auto repository = ReadTritonRepository(folder_);
+  ASSERT_TRUE(repository.ok()) << repository.status();
+  for (const char* field : {"instance_group.count", "instance_group.kind", "instance_group.gpus",
+                            "input.allow_ragged_batch", "metric_tags", "batch_input",
+                            "batch_output", "runtime", "model_warmup"}) {
+    EXPECT_THAT(repository->notes,
+                Contains(HasSubstr(std::string("fastertransformer: ") + field + " has no effect")));
+  }
+  EXPECT_THAT(repository->notes, Contains("preprocessing: parameters has no effect"));
+  EXPECT_THAT(repository->notes, Contains(HasSubstr("preprocessing: its model.py is not run")));
+}
+
+TEST_F(TritonRepositoryTest, ComparesTypesAndDimensionsWithWhatIsServed) {
+  EXPECT_THAT(ErrorWith("TYPE_UINT32 dims: [ -1 ]", "TYPE_INT64 dims: [ -1 ]"),
+              HasSubstr("input input_ids is TYPE_INT64; it is served as TYPE_UINT32"));
+  EXPECT_THAT(ErrorWith("TYPE_UINT32 dims: [ -1, -1 ]", "TYPE_FP16 dims: [ -1, -1 ]"),
+              HasSubstr("output output_ids is TYPE_FP16; it is served as TYPE_UINT32"));
+  Write("fastertransformer", kModel, "dims: [ -1 ]", "dims: [ 512 ]");
+  auto repository = ReadTritonRepository(folder_);
+  ASSERT_TRUE(repository.ok()) << repository.status();
+  EXPECT_TRUE(repository->warnings.empty()) << "512 ids are served too";
+  Write("fastertransformer", kModel, "dims: [ -1 ]", "dims: [ -1, 3 ]");
+  repository = ReadTritonRepository(folder_);
+  ASSERT_TRUE(repository.ok()) << repository.status();
+  EXPECT_THAT(repository->warnings, Contains("fastertransformer: input input_ids has dims [-1, 3]; "
+                                             "it is served with [-1]"));
+}
+
+// What the gateway reports of its models is a repository without a surprise.
+TEST_F(TritonRepositoryTest, TheGatewaysOwnConfigurationsAreServed) {
+  ModelCatalogOptions options;
+  options.checkpoint_path = folder_ + "/fastertransformer/1/llama";
+  for (const TritonModel& model : MakeModelCatalog(options)) {
+    std::string text;
+    google::protobuf::TextFormat::PrintToString(model.config, &text);
+    Write(model.name, text);
+  }
+  const auto repository = ReadTritonRepository(folder_);
+  ASSERT_TRUE(repository.ok()) << repository.status();
+  EXPECT_THAT(repository->warnings, testing::IsEmpty());
+  for (const std::string& note : repository->notes) {
+    EXPECT_THAT(note, testing::AnyOf(HasSubstr("version_policy"), HasSubstr("model.py")));
+  }
+  EXPECT_EQ(repository->max_batch_size, 1024);
+  EXPECT_TRUE(repository->decoupled);
 }
 
 TEST_F(TritonRepositoryTest, NamesWhatIsWrong) {

@@ -94,6 +94,24 @@ def test_demo_tells_a_story_shows_what_ran_and_stops():
 
 
 @LIMIT
+def test_up_gives_each_worker_the_gpu_it_names(tmp_path):
+    """Without a GPU the workers compute on the CPU, whatever --gpu says; with one they share it."""
+    up = Up(tmp_path, "--tensor_parallel=2", "--gpus=0,0", "--kv_cache_bytes=4000000")
+    try:
+        workers = {}
+        for pid in up.ranks().values():
+            command = pathlib.Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+            variables = pathlib.Path(f"/proc/{pid}/environ").read_text().split("\0")
+            rank = next(word for word in command if word.startswith("--rank="))
+            workers[rank] = "--gpu=0" in command, [v for v in variables if v.startswith("NCCL_HOSTID=")]
+        assert workers == {"--rank=0": (True, ["NCCL_HOSTID=caravan-rank-0"]),
+                           "--rank=1": (True, ["NCCL_HOSTID=caravan-rank-1"])}
+        assert generate_json(up, "--max_tokens=5", PROMPT)["token_ids"]
+    finally:
+        up.end()
+
+
+@LIMIT
 def test_up_prints_addresses_and_lines_to_paste(up):
     assert up.state["gateway"] in up.log
     assert f"generate --address={up.state['gateway']}" in up.log

@@ -7,10 +7,13 @@ import subprocess
 import grpc
 import numpy as np
 import pytest
+import tritonclient.grpc as triton_grpc
+from tritonclient.utils import InferenceServerException
 
 from helpers import fastertransformer_format, triton_repository
 from helpers.cluster import DEMO_MODEL, PROGRAMS, await_true, collect, pb, protos, request
 from helpers.numpy_llama import read_safetensors, with_all_kv_heads
+from helpers.triton import ensemble_inputs
 
 LIMIT = pytest.mark.timeout(300)
 CARAVAN = PROGRAMS / "caravan"
@@ -32,10 +35,28 @@ def refusal(repository, *flags):
     return result.stderr
 
 
+def check_configuration(address, checkpoint):
+    """What clients of that deployment read of it is what its repository said."""
+    with triton_grpc.InferenceServerClient(address) as client:
+        config = client.get_model_config("fastertransformer").config
+        parameters = {key: value.string_value for key, value in config.parameters.items()}
+        assert parameters == {
+            "tensor_para_size": "2", "pipeline_para_size": "1", "data_type": "bf16", "model_type": "Llama",
+            "model_checkpoint_path": str(checkpoint), "enable_custom_all_reduce": "0"}
+        assert config.model_transaction_policy.decoupled
+        for model in ("ensemble", "fastertransformer", "preprocessing", "postprocessing"):
+            assert client.is_model_ready(model)
+            assert client.get_model_config(model).config.max_batch_size == 16
+        with pytest.raises(InferenceServerException, match="batch-size must be <= 16"):
+            client.infer("ensemble", ensemble_inputs(["hi"] * 17))
+
+
 @LIMIT
 def test_a_repository_is_served_as_it_says(tmp_path, checkpoint, golden_answers):
     repository = triton_repository.write(tmp_path / "models", checkpoint, tensor_para_size="2", data_type="bf16",
                                          int8_mode="1")
+    config = repository / "preprocessing" / "config.pbtxt"
+    config.write_text(config.read_text().replace("max_batch_size: 1024", "max_batch_size: 16"))
     state, log = tmp_path / "state.json", tmp_path / "up.log"
     with log.open("wb") as out:
         up = subprocess.Popen(
@@ -51,10 +72,11 @@ def test_a_repository_is_served_as_it_says(tmp_path, checkpoint, golden_answers)
             assert model.dtype == "bfloat16"
             assert model.replicas[0].tensor_parallel == 2
             assert model.name.startswith("llama")
+            check_configuration(json.loads(state.read_text())["gateway"], checkpoint)
             for answer in golden_answers[:4]:
                 result = collect(stub.Generate(request(answer["prompt"], max_tokens=answer["max_tokens"]), timeout=60))
                 assert result.text.decode().removeprefix(" ") == answer["greedy_text"]
-        assert "note: fastertransformer: int8_mode is 1: weights are not quantized" in log.read_text()
+        assert "warning: fastertransformer: int8_mode is 1: weights are not quantized" in log.read_text()
         assert "note: preprocessing: its model.py is not run" in log.read_text()
     finally:
         up.terminate()

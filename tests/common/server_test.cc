@@ -6,6 +6,7 @@
 
 #include "common/metrics.h"
 #include "common/status.h"
+#include "common/utf8.h"
 
 namespace caravan {
 namespace {
@@ -29,6 +30,25 @@ TEST(GrpcServer, IsNotServingUntilToldSo) {
   EXPECT_EQ(Health((*server)->port()), HealthCheckResponse::NOT_SERVING);
   (*server)->SetServing(true);
   EXPECT_EQ(Health((*server)->port()), HealthCheckResponse::SERVING);
+}
+
+TEST(ToGrpcStatus, LeavesOutTheMiddleOfALongMessageBetweenCharacters) {
+  const std::string short_message(kMaxStatusMessageBytes, 'a');
+  EXPECT_EQ(ToGrpcStatus(absl::NotFoundError(short_message)).error_message(), short_message);
+  for (const char* character : {"a", "é", "中", "😀"}) {
+    for (size_t shift = 0; shift < 4; ++shift) {
+      std::string text(shift, '.');
+      while (text.size() < 100000) text += character;
+      const auto status = ToGrpcStatus(absl::InvalidArgumentError("begin " + text + " end"));
+      EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+      const std::string message = status.error_message();
+      EXPECT_LE(message.size(), kMaxStatusMessageBytes);
+      EXPECT_GE(message.size(), kMaxStatusMessageBytes - 8);
+      EXPECT_EQ(FindInvalidUtf8(message), std::string::npos) << character << " " << shift;
+      EXPECT_THAT(message, testing::AllOf(testing::StartsWith("begin "), testing::HasSubstr(" … "),
+                                          testing::EndsWith(" end")));
+    }
+  }
 }
 
 TEST(GrpcServer, NamesTheAddressThatIsInUse) {

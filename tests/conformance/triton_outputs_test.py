@@ -7,7 +7,7 @@ import pytest
 
 from helpers import fastertransformer_reference as reference
 from helpers.cluster import DEMO_MODEL
-from helpers.triton import outputs_of, transformer_inputs
+from helpers.triton import column, ensemble_inputs, outputs_of, tensor, transformer_inputs
 
 TOLERANCE = 2e-3  # of log probabilities: float32 against float64 through eight layers
 SENT_AS = {"diversity": "beam_search_diversity_rate", "top_k": "runtime_top_k", "top_p": "runtime_top_p"}
@@ -76,7 +76,7 @@ def test_greedy_with_word_lists(triton, model, prompts):
             check(ask(triton, prompt, p), 0, prompt, ids, sum(log_probs), p)
 
 
-@pytest.mark.parametrize("width", [2, 3, 4, 5, 8])
+@pytest.mark.parametrize("width", [2, 3, 4, 5, 6, 7, 8])
 @pytest.mark.parametrize("changes", [
     {}, {"len_penalty": 1.0}, {"len_penalty": -1.0}, {"diversity": 0.3}, {"diversity": -0.5, "len_penalty": 0.5},
     {"temperature": 0.7, "repetition_penalty": 1.2}])
@@ -89,6 +89,59 @@ def test_beams(triton, model, prompts, width, changes):
         for beam, (ids, log_probs, total) in enumerate(expected):
             check(outputs, beam, prompt, ids, total, p)
             assert outputs["output_log_probs"][0, beam, :len(ids)] == pytest.approx(log_probs, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("width", [2, 5])
+def test_beams_of_several_rows(triton, model, prompts, width):
+    """Rows of other lengths, each with its own values: each is what it is alone, behind the padded prompt's length."""
+    rows = [reference.Parameters(output_len=length, beam_width=width, len_penalty=penalty, diversity=rate)
+            for length, penalty, rate in [(10, 0.0, 0.0), (6, 1.0, 0.3), (8, -1.0, 0.0)]]
+    padded = max(len(prompt) for prompt in prompts[:3])
+    longest = max(p.output_len for p in rows)
+    outputs = outputs_of(triton.infer("fastertransformer", transformer_inputs(
+        prompts[:3], [p.output_len for p in rows], beam_width=width, is_return_log_probs=True,
+        len_penalty=[p.len_penalty for p in rows], beam_search_diversity_rate=[p.diversity for p in rows])))
+    assert len({len(prompt) for prompt in prompts[:3]}) > 1, "prompts of different lengths"
+    assert outputs["output_ids"].shape == (3, width, padded + longest)
+    assert outputs["output_log_probs"].shape == (3, width, longest)
+    for row, (prompt, p) in enumerate(zip(prompts, rows)):
+        for beam, (ids, log_probs, total) in enumerate(reference.beams(model, prompt, p)):
+            count = len(prompt) + len(ids)
+            assert outputs["output_ids"][row, beam, :count].tolist() == [*prompt, *ids]
+            assert (outputs["output_ids"][row, beam, count:] == p.end_id).all()
+            assert outputs["sequence_length"][row, beam] == padded + len(ids)
+            assert outputs["cum_log_probs"][row, beam] == pytest.approx(total, abs=TOLERANCE)
+            assert outputs["output_log_probs"][row, beam, :len(ids)] == pytest.approx(log_probs, abs=TOLERANCE)
+
+
+def decoded(triton, ids):
+    return outputs_of(triton.infer("postprocessing", [
+        tensor("TOKENS_BATCH", [[ids]], np.uint32), column("sequence_length", [len(ids)], np.uint32)]))["OUTPUT"][0]
+
+
+@pytest.mark.parametrize("changes", [{}, {"repetition_penalty": 1.3}, {"beam_width": 3},
+                                     {"beam_width": 4, "len_penalty": 1.0, "temperature": 0.7}])
+def test_ensemble(triton, model, golden_answers, changes):
+    """Texts, lengths and log probabilities of the text model, two rows at once."""
+    answers = [answer for answer in golden_answers if len(answer["prompt_ids"]) < 40][:2]
+    p = reference.Parameters(output_len=12, **changes)
+    outputs = outputs_of(triton.infer("ensemble", ensemble_inputs(
+        [answer["prompt"] for answer in answers], p.output_len, is_return_log_probs=True, **changes)))
+    padded = max(len(answer["prompt_ids"]) for answer in answers)
+    assert outputs["OUTPUT_0"].shape == (2 * p.beam_width,)
+    assert outputs["output_log_probs"].shape == (2, p.beam_width, p.output_len)
+    for row, answer in enumerate(answers):
+        prompt = answer["prompt_ids"]
+        if p.beam_width > 1:
+            expected = reference.beams(model, prompt, p)
+        else:
+            ids, log_probs = reference.greedy(model, prompt, p)
+            expected = [(ids, [0] * len(ids), sum(log_probs))]  # renormalized among one candidate
+        for beam, (ids, log_probs, total) in enumerate(expected):
+            assert outputs["sequence_length"][row, beam] == padded + len(ids)
+            assert outputs["cum_log_probs"][row, beam] == pytest.approx(total, abs=TOLERANCE)
+            assert outputs["output_log_probs"][row, beam, :len(ids)] == pytest.approx(log_probs, abs=TOLERANCE)
+            assert outputs["OUTPUT_0"][row * p.beam_width + beam] == decoded(triton, [*prompt, *ids])
 
 
 def test_beams_end_where_the_end_token_is_likely(triton, model, golden_answers):

@@ -19,7 +19,9 @@ from helpers.protos import load_protos
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROGRAMS = ROOT / os.environ.get("CARAVAN_BUILD_DIR", "build/release") / "bin"
 DEMO_MODEL = ROOT / "models" / "demo"
-DEVICE = os.environ.get("CARAVAN_TEST_DEVICE", "cpu")  # of the workers; with "cuda" each rank needs a GPU
+DEVICE = os.environ.get("CARAVAN_TEST_DEVICE", "cpu")  # of the workers; with "cuda" each rank needs a GPU, or its
+GPUS = os.environ.get("CARAVAN_TEST_GPUS", "")  # number here: "0,1,0,1"
+WORKER_FLAGS = os.environ.get("CARAVAN_TEST_WORKER_FLAGS", "").split()  # of all, before a test's own
 START_LIMIT_S = 60
 STOP_LIMIT_S = 20
 OPTIONS = [("grpc.max_receive_message_length", 64 << 20), ("grpc.max_send_message_length", 64 << 20),
@@ -162,7 +164,9 @@ class Cluster:
     def launch_worker(self, replica, rank, listen=None):
         """Starts a rank; `listen` is the gRPC port of an earlier life, which others know."""
         flags = [f"--model={self.model}", f"--model_name={self.model.name}", f"--rank={rank}",
-                 f"--tensor_parallel={self.tensor_parallel}", f"--device={DEVICE}", *self.worker_flags]
+                 f"--tensor_parallel={self.tensor_parallel}", f"--device={DEVICE}", *WORKER_FLAGS, *self.worker_flags]
+        if DEVICE == "cuda" and GPUS:
+            flags.append(f"--gpu={GPUS.split(',')[rank]}")
         if rank > 0:
             flags.append(f"--leader_address={self.workers[replica][0].address}")
         if listen is not None:

@@ -84,8 +84,8 @@ TEST_P(WorkerProcessTest, AnswersAsTransformersDoesAndDrainsOnSigterm) {
 
 INSTANTIATE_TEST_SUITE_P(TensorParallel, WorkerProcessTest, ::testing::Values(1, 2, 4));
 
-TEST(WorkerProcesses, GlooServesAsSharedMemoryDoes) {
-  WorkerProcesses replica(2, {"--collectives=gloo"});
+TEST(WorkerProcesses, TheOtherCollectivesServeAsWell) {
+  WorkerProcesses replica(2, {"--collectives=" + OtherCollectives()});
   WorkerClient client(replica.leader());
   ASSERT_TRUE(client.ReadUntilWelcome());
   ExpectGoldenAnswers(client, 1);

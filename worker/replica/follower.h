@@ -10,12 +10,14 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "caravan/v1/replica.grpc.pb.h"
 #include "worker/replica/collectives_builder.h"
+#include "worker/replica/heartbeat.h"
 #include "worker/replica/rank_runner.h"
 
 namespace caravan {
@@ -29,8 +31,13 @@ struct FollowerOptions {
   std::string fingerprint;
   std::string build;
   absl::Duration rank_timeout = absl::Seconds(1);  // silence after which the leader is lost
-  std::function<uint64_t()> memory_bytes;          // resident, for the heartbeats
-  std::string device_name;                         // as WorkerRank says it
+  // Called once where this rank stands still for 2 · wedge_timeout, though the leader gives an
+  // epoch up after one: nothing but the end of the process helps. Must not block for long, nor call
+  // back.
+  absl::Duration wedge_timeout = absl::Seconds(120);
+  std::function<void(const std::string& why)> on_wedged;
+  std::function<uint64_t()> memory_bytes;  // resident, for the heartbeats
+  std::string device_name;                 // as WorkerRank says it
   uint64_t device_total_bytes = 0;
   std::function<uint64_t()> device_memory_bytes;  // in use, for the heartbeats
 };
@@ -62,7 +69,9 @@ class ReplicaFollower {
   void Handle(const v1::LeaderMessage& message);
   bool Send(uint64_t epoch, v1::FollowerMessage message);
   v1::FollowerMessage HelloMessage() const;
-  void AbortEpoch();
+  // `next` is configured instead.
+  void AbortEpoch(std::optional<uint64_t> next = std::nullopt);
+  void AbortEpochLocked();
   void Finish(const absl::Status& status);
   bool finished() const;
 
@@ -74,18 +83,25 @@ class ReplicaFollower {
   void OnRendezvous(const v1::LeaderMessage& message);
   void OnStep(const v1::LeaderMessage& message);
   void CollectStep();
+  void AwaitEpoch();
   void ReportUnformed(uint64_t epoch, const absl::Status& status);
   void ReportFailure(uint64_t epoch, const absl::Status& status);
 
   void SendHeartbeats();
+  v1::FollowerMessage ProgressMessage() const;
+  void JudgeGroup();
+  void JudgeOwnStep(absl::Time now, absl::Duration late);
 
   const FollowerOptions options_;
   RankRunner* const runner_;
   const std::unique_ptr<v1::Replica::Stub> stub_;
-  std::atomic<uint64_t> epoch_{0};  // last configured; on every message
-  std::atomic<bool> in_epoch_{false};
-  uint64_t runner_epoch_ = 0;  // the step thread's: whose group the runner has
-  int in_flight_ = 0;          // the step thread's: submitted, not collected
+  std::atomic<uint64_t> epoch_{0};     // last configured; on every message
+  std::atomic<bool> in_epoch_{false};  // written with mutex_ held
+  uint64_t runner_epoch_ = 0;          // the step thread's: whose group the runner has
+  int in_flight_ = 0;                  // the step thread's: submitted, not collected
+  bool preparing_ = false;      // the step thread's: the runner is not ready for its epoch yet
+  StandstillClock standstill_;  // the heartbeat thread's
+  bool wedged_ = false;         // the heartbeat thread's
 
   std::mutex write_mutex_;  // guards writing to stream_
   std::shared_ptr<Stream> stream_;

@@ -23,7 +23,7 @@ void ReplicaFollower::RunSteps() {
   std::unique_lock lock(mutex_);
   while (true) {
     const auto called = [this] { return finished_ || !commands_.empty(); };
-    if (in_flight_ == 0) {
+    if (in_flight_ == 0 && !preparing_) {
       changed_.wait(lock, called);
     } else {
       changed_.wait_for(lock, absl::ToChronoNanoseconds(kQuiet), called);
@@ -31,7 +31,7 @@ void ReplicaFollower::RunSteps() {
     if (finished_) return;
     if (commands_.empty()) {
       lock.unlock();
-      CollectStep();
+      preparing_ ? AwaitEpoch() : CollectStep();
     } else {
       const v1::LeaderMessage command = std::move(commands_.front());
       commands_.pop_front();
@@ -59,6 +59,7 @@ void ReplicaFollower::OnConfigure(const v1::LeaderMessage& message) {
   spec.world_size = options_.tensor_parallel;
   spec.gpu = options_.gpu;
   spec.shared_memory_name = configure.shared_memory_name();
+  spec.operation_timeout = 2 * options_.wedge_timeout;  // the leader comes first
   spec.host = LocalAddressToward(HostOfAddress(options_.leader_address));
   DropOldGroup();
   absl::StatusOr<std::unique_ptr<CollectivesBuilder>> made = MakeCollectivesBuilder(spec);
@@ -97,6 +98,7 @@ void ReplicaFollower::OnRendezvous(const v1::LeaderMessage& message) {
   runner_->Reset(ranks);
   runner_epoch_ = message.epoch();
   in_flight_ = 0;
+  preparing_ = true;
   {
     const std::lock_guard lock(mutex_);
     if (message.epoch() != epoch_) return;
@@ -132,6 +134,14 @@ void ReplicaFollower::CollectStep() {
   }
 }
 
+// Making ready (CUDA graphs) may fail like a step, and then no step may ever come.
+void ReplicaFollower::AwaitEpoch() {
+  const absl::Status status = runner_->AwaitEpoch(absl::ZeroDuration());
+  if (absl::IsDeadlineExceeded(status)) return;
+  preparing_ = false;
+  if (!status.ok()) ReportFailure(runner_epoch_, status);
+}
+
 // Whether another kind of collectives may do is the leader's to decide.
 void ReplicaFollower::ReportUnformed(uint64_t epoch, const absl::Status& status) {
   v1::FollowerMessage message;
@@ -144,6 +154,7 @@ void ReplicaFollower::ReportUnformed(uint64_t epoch, const absl::Status& status)
 // can't be mended by another epoch.
 void ReplicaFollower::ReportFailure(uint64_t epoch, const absl::Status& status) {
   in_flight_ = 0;
+  preparing_ = false;
   v1::FollowerMessage message;
   message.mutable_failed()->set_code(static_cast<int32_t>(status.code()));
   message.mutable_failed()->set_message(std::string(status.message()));

@@ -100,6 +100,7 @@ class GlooCollectives final : public Collectives {
 
   int rank() const override { return mesh_->rank; }
   int world_size() const override { return mesh_->size; }
+  absl::Status status() const override { return aborted_ ? Lost("aborted") : absl::OkStatus(); }
 
   void Abort() override {
     if (aborted_.exchange(true)) return;

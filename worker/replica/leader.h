@@ -18,6 +18,7 @@
 #include "absl/time/time.h"
 #include "caravan/v1/replica.grpc.pb.h"
 #include "worker/replica/collectives_builder.h"
+#include "worker/replica/heartbeat.h"
 #include "worker/replica/join_stream.h"
 #include "worker/replica/rank_runner.h"
 
@@ -32,9 +33,15 @@ struct LeaderOptions {
   std::string build;        // version; the followers' must be equal
   absl::Duration rank_timeout = absl::Seconds(1);   // silence after which a rank is lost
   absl::Duration form_timeout = absl::Seconds(20);  // of one attempt to form an epoch
-  std::function<void()> on_drain;                   // a follower was asked to stop
+  // A step that makes no progress for so long loses its epoch.
+  absl::Duration wedge_timeout = absl::Seconds(120);
+  std::function<void()> on_drain;  // a follower was asked to stop
   // An epoch that stood has fallen; called with a lock held: must not block, nor call back.
   std::function<void()> on_loss;
+  // Called where this rank stands still for 2 · wedge_timeout, though its epoch has fallen
+  // meanwhile: nothing but the end of the process helps. With a lock held: must not block, nor call
+  // back.
+  std::function<void(const std::string& why)> on_wedged;
 };
 
 // The group of one epoch, from rank 0.
@@ -87,6 +94,7 @@ class ReplicaLeader final : public v1::Replica::CallbackService, private JoinStr
     v1::FollowerHello hello;
     v1::FollowerProgress progress;
     absl::Time last_heard;
+    StandstillClock standstill;  // in this epoch
     bool joined_before = false;
     std::string address;  // of its collectives in the epoch that forms
     bool has_address = false;
@@ -114,8 +122,10 @@ class ReplicaLeader final : public v1::Replica::CallbackService, private JoinStr
   GroupSpec MakeSpec() const;
   int32_t LeastBlocks() const;
 
-  void FormEpochs();  // one thread
-  void Watch();       // the other
+  void FormEpochs();                                       // one thread
+  void Watch();                                            // the other
+  void JudgeSilence(absl::Time now, absl::Duration late);  // REQUIRE mutex_, these
+  void JudgeProgress(absl::Time now, absl::Duration late);
   absl::Status Form(std::unique_lock<std::mutex>& lock);
   absl::StatusOr<std::shared_ptr<Collectives>> Connect(std::unique_lock<std::mutex>& lock);
   absl::Status WaitWhileForming(std::unique_lock<std::mutex>& lock, bool Follower::*flag,
@@ -134,12 +144,16 @@ class ReplicaLeader final : public v1::Replica::CallbackService, private JoinStr
   uint64_t stood_ = 0;                  // the last one that stood
   bool forming_ = false;
   bool stands_ = false;
-  int32_t num_blocks_ = 0;        // agreed; 0 before the first epoch
-  bool avoid_host_kind_ = false;  // that of one host's memory failed
+  int32_t num_blocks_ = 0;          // agreed; 0 before the first epoch
+  bool avoid_host_kind_ = false;    // that of one host's memory failed
+  uint64_t kind_failed_epoch_ = 0;  // last one that kind_ could not form ...
+  int kind_failures_ = 0;           // ... and how many, since one stood
   bool warned_of_nccl_ = false;
   absl::Status hopeless_;  // why no epoch can be formed
   CollectivesKind kind_ = CollectivesKind::kSharedMemory;
-  std::string loss_;  // why the last epoch fell
+  std::string loss_;                     // why the last epoch fell
+  StandstillClock own_standstill_;       // over epochs
+  StandstillClock standstill_in_epoch_;  // this rank's; as Follower::standstill
   std::shared_ptr<CollectivesBuilder> builder_;
   std::shared_ptr<Collectives> ranks_;
   bool stopping_ = false;

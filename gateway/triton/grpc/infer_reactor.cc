@@ -4,6 +4,7 @@
 
 #include "common/server.h"
 #include "gateway/grpc_call.h"
+#include "gateway/triton/grpc/response_encoder.h"
 #include "gateway/triton/grpc/translate.h"
 
 namespace caravan {
@@ -39,7 +40,7 @@ void InferReactor::OnInferReady() {
   if (!inference_->HasNext()) return FinishOnce(inference_->status());
   absl::StatusOr<InferResponse> response = inference_->Next();
   if (!response.ok()) return FinishOnce(response.status());
-  *response_ = Serialize(ToProto(*std::move(response)));
+  *response_ = ResponseEncoder().Encode(*std::move(response));
   FinishOnce(absl::OkStatus());
 }
 

@@ -81,20 +81,55 @@ void StreamReactor::GiveTurn(Request* request) {
 }
 
 void StreamReactor::Pump() {
-  if (writing_ || cancelled_ || finished_) return FinishIfOver();
-  inference::ModelStreamInferResponse message;
-  if (NextMessage(&message)) {
-    if (ends_on_error_ && !status_.ok()) return CancelAll();
-    outgoing_ = Serialize(message);
-    writing_ = true;
-    WatchSlowReader();
-    StartWrite(&outgoing_);
+  if (cancelled_ || finished_) return FinishIfOver();
+  bool write = false;
+  grpc::ByteBuffer message;
+  while (AwaitRoom() && NextMessage(&message)) {
+    if (ends_on_error_ && !status_.ok()) break;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    outbox_bytes_ += message.Length();
+    outbox_.push_back(std::exchange(message, {}));
+    if (!std::exchange(writing_, true)) write = true;
   }
+  if (write) {
+    WatchSlowReader();
+    WriteNext();
+  }
+  if (ends_on_error_ && !status_.ok()) return CancelAll();  // once the outbox is written
   if (!reading_ && !half_closed_) ReadNext();
   FinishIfOver();
 }
 
-bool StreamReactor::NextMessage(inference::ModelStreamInferResponse* message) {
+bool StreamReactor::AwaitRoom() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  pump_awaited_ = outbox_.size() >= kMaxOutbox || outbox_bytes_ >= kMaxOutboxBytes;
+  return !pump_awaited_;
+}
+
+// On the loop or gRPC's thread. REQUIRES: writing_ was set by the caller, who gave up the lock.
+void StreamReactor::WriteNext() {
+  grpc::WriteOptions options;
+  bool pump = false;
+  bool write = false;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    write = !outbox_.empty();
+    writing_ = write;
+    pump = pump_awaited_ && outbox_.size() <= kLowOutbox;
+    if (pump) pump_awaited_ = false;
+    if (write) {
+      write_started_ = EventLoop::Clock::now();
+      outgoing_ = std::move(outbox_.front());
+      outbox_.pop_front();
+      outbox_bytes_ -= outgoing_.Length();
+      if (!outbox_.empty()) options.set_buffer_hint();  // one flush for a burst
+    }
+  }
+  if (pump) loop_->Post([self = self_] { self->Pump(); });
+  if (write) StartWrite(&outgoing_, options);
+}
+
+bool StreamReactor::NextMessage(grpc::ByteBuffer* message) {
   while (!turns_.empty()) {
     Request* request = turns_.front();
     turns_.pop_front();
@@ -105,13 +140,13 @@ bool StreamReactor::NextMessage(inference::ModelStreamInferResponse* message) {
   return false;
 }
 
-bool StreamReactor::TakeFrom(Request* request, inference::ModelStreamInferResponse* message) {
+bool StreamReactor::TakeFrom(Request* request, grpc::ByteBuffer* message) {
   absl::Status error = request->refusal;
   Inference* inference = request->inference.get();
   if (error.ok() && inference->HasNext()) {
     absl::StatusOr<InferResponse> response = inference->Next();
     error = response.status();
-    if (response.ok()) *message->mutable_infer_response() = ToProto(*std::move(response));
+    if (response.ok()) *message = encoder_.EncodeInStream(*std::move(response));
   } else if (error.ok()) {
     if (!inference->ended()) return false;
     error = inference->status();
@@ -122,7 +157,7 @@ bool StreamReactor::TakeFrom(Request* request, inference::ModelStreamInferRespon
   }
   if (!error.ok()) {
     status_ = error;
-    *message = ErrorResponse(request->id, error);
+    *message = Serialize(ErrorResponse(request->id, error));
     Forget(request);
   } else if (inference->HasNext()) {
     request->has_turn = true;
@@ -152,32 +187,40 @@ void StreamReactor::Forget(Request* request) {
 // A client that takes nothing would keep its call, and what its requests have made, for ever. One
 // timer looks again and again: a timer for each write would cost more than the write.
 void StreamReactor::WatchSlowReader() {
-  write_started_ = EventLoop::Clock::now();
   if (std::exchange(watching_, true)) return;
-  StartWatch();
+  StartWatch(EventLoop::Clock::now());
 }
 
-void StreamReactor::StartWatch() {
-  slow_reader_timer_ = loop_->RunAt(write_started_ + limits_.slow_reader_timeout,
+void StreamReactor::StartWatch(EventLoop::Clock::time_point since) {
+  slow_reader_timer_ = loop_->RunAt(since + limits_.slow_reader_timeout,
                                     [weak = std::weak_ptr<StreamReactor>(self_)] {
                                       if (const auto self = weak.lock()) self->CheckSlowReader();
                                     });
 }
 
 void StreamReactor::CheckSlowReader() {
-  watching_ = writing_ && !finished_;
+  EventLoop::Clock::time_point started;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    watching_ = writing_ && !finished_;
+    started = write_started_;
+  }
   if (!watching_) return;
-  if (EventLoop::Clock::now() < write_started_ + limits_.slow_reader_timeout) return StartWatch();
+  if (EventLoop::Clock::now() < started + limits_.slow_reader_timeout) return StartWatch(started);
   // gRPC can't be done with the call before Finish.
   LogWarning("slow reader cut off", {{"client", call_info_.client}});
   call_->TryCancel();
 }
 
 void StreamReactor::OnWriteDone(bool ok) {
-  loop_->Post([self = self_, ok] {
-    self->writing_ = false;
-    if (!ok) return self->CancelAll();
-    self->Pump();
+  if (ok) return WriteNext();
+  loop_->Post([self = self_] {
+    {
+      const std::lock_guard<std::mutex> lock(self->mutex_);
+      self->writing_ = false;
+      self->outbox_.clear();
+    }
+    self->CancelAll();
   });
 }
 
@@ -195,9 +238,14 @@ void StreamReactor::CancelAll() {
 }
 
 void StreamReactor::FinishIfOver() {
-  if (finished_ || writing_) return;
+  if (finished_) return;
   const bool over = half_closed_ && requests_.empty();
   if (!cancelled_ && !over) return;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    pump_awaited_ = writing_;
+    if (writing_) return;
+  }
   finished_ = true;
   const bool with_error = ends_on_error_ && !status_.ok();
   if (with_error) return Finish(ToGrpcStatus(status_));

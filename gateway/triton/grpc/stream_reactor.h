@@ -7,13 +7,14 @@
 #include <deque>
 #include <list>
 #include <memory>
+#include <mutex>
 #include <string>
 
 #include "gateway/config.h"
 #include "gateway/event_loop.h"
 #include "gateway/grpc_call.h"
+#include "gateway/triton/grpc/response_encoder.h"
 #include "gateway/triton/inference_server.h"
-#include "inference/grpc_service.pb.h"
 
 namespace caravan {
 
@@ -25,7 +26,8 @@ struct StreamLimits {
 };
 
 // gRPC's callbacks parse and post to the loop, where the state is. Requests take turns at the
-// stream, a response each, made when it can be written: at most one is in memory. The next message
+// stream, a response each, made when it can soon be written: a few wait in the outbox, which gRPC's
+// threads write out without the loop, and which bounds what a slow client costs. The next message
 // is read once the last one was handled.
 class StreamReactor : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
  public:
@@ -48,6 +50,11 @@ class StreamReactor : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::Byt
     std::list<std::unique_ptr<Request>>::iterator place;
   };
 
+  // Pump is posted again when so few are left of at most so many.
+  static constexpr size_t kMaxOutbox = 16;
+  static constexpr size_t kLowOutbox = 4;
+  static constexpr size_t kMaxOutboxBytes = 64 << 10;
+
   StreamReactor(EventLoop* loop, InferenceServer* server, const StreamLimits& limits,
                 grpc::CallbackServerContext* call);
 
@@ -60,12 +67,15 @@ class StreamReactor : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::Byt
   void ReadNext();
   void GiveTurn(Request* request);
   void Pump();
-  bool NextMessage(inference::ModelStreamInferResponse* message);
+  // Room for one more message. False: OnWriteDone posts Pump once there is.
+  bool AwaitRoom();
+  bool NextMessage(grpc::ByteBuffer* message);
   // False: it has nothing to say now.
-  bool TakeFrom(Request* request, inference::ModelStreamInferResponse* message);
+  bool TakeFrom(Request* request, grpc::ByteBuffer* message);
+  void WriteNext();
   void Forget(Request* request);
   void WatchSlowReader();
-  void StartWatch();
+  void StartWatch(EventLoop::Clock::time_point since);
   void CheckSlowReader();
   void CancelAll();
   void FinishIfOver();
@@ -84,12 +94,18 @@ class StreamReactor : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::Byt
   bool half_closed_ = false;
   bool cancelled_ = false;
   bool finished_ = false;
-  bool writing_ = false;
   absl::Status status_;    // of the call
   bool watching_ = false;  // the timer runs
   EventLoop::TimerId slow_reader_timer_;
-  EventLoop::Clock::time_point write_started_;
   grpc::ByteBuffer incoming_;  // gRPC's while reading_
+  ResponseEncoder encoder_;
+
+  std::mutex mutex_;
+  std::deque<grpc::ByteBuffer> outbox_;  // guarded by mutex_, as are the next four
+  size_t outbox_bytes_ = 0;
+  bool writing_ = false;
+  bool pump_awaited_ = false;  // OnWriteDone posts Pump
+  EventLoop::Clock::time_point write_started_;
   grpc::ByteBuffer outgoing_;  // gRPC's while writing_
   const EventLoop::KeepAlive keep_alive_;
 };

@@ -39,23 +39,6 @@ absl::StatusOr<InferParameters> FromProto(const ParameterMap& parameters, const 
   return out;
 }
 
-void ToProto(const InferParameters& parameters, ParameterMap* out) {
-  for (const auto& [name, value] : parameters) {
-    inference::InferParameter& parameter = (*out)[name];
-    if (const auto* as_bool = std::get_if<bool>(&value)) {
-      parameter.set_bool_param(*as_bool);
-    } else if (const auto* as_int = std::get_if<int64_t>(&value)) {
-      parameter.set_int64_param(*as_int);
-    } else if (const auto* as_uint = std::get_if<uint64_t>(&value)) {
-      parameter.set_uint64_param(*as_uint);
-    } else if (const auto* as_double = std::get_if<double>(&value)) {
-      parameter.set_double_param(*as_double);
-    } else {
-      parameter.set_string_param(std::get<std::string>(value));
-    }
-  }
-}
-
 // Typed contents as packed elements of `Narrow`; false where one is out of its range.
 template <typename Narrow, typename Field>
 bool PackAs(const Field& values, std::string* data) {
@@ -192,23 +175,6 @@ absl::StatusOr<InferRequest> ParseInferRequest(const grpc::ByteBuffer& bytes, co
   return request;
 }
 
-inference::ModelInferResponse ToProto(InferResponse response) {
-  inference::ModelInferResponse message;
-  message.set_model_name(std::move(response.model_name));
-  message.set_model_version(std::move(response.model_version));
-  message.set_id(std::move(response.id));
-  ToProto(response.parameters, message.mutable_parameters());
-  for (InferOutput& output : response.outputs) {
-    auto* tensor = message.add_outputs();
-    tensor->set_name(std::move(output.name));
-    tensor->set_datatype(NameOf(output.datatype));
-    tensor->mutable_shape()->Assign(output.shape.begin(), output.shape.end());
-    ToProto(output.parameters, tensor->mutable_parameters());
-    message.add_raw_output_contents(std::move(output.data));
-  }
-  return message;
-}
-
 inference::ModelStreamInferResponse ErrorResponse(const std::string& id,
                                                   const absl::Status& status) {
   inference::ModelStreamInferResponse message;
@@ -264,6 +230,8 @@ inference::ModelStatistics ToProto(const ModelStatistics& statistics) {
   for (const auto& [index, response] : statistics.responses) {
     inference::InferResponseStatistics& out =
         (*message.mutable_response_stats())[std::to_string(index)];
+    ToProto(response.compute_infer, out.mutable_compute_infer());
+    ToProto(response.compute_output, out.mutable_compute_output());
     ToProto(response.success, out.mutable_success());
     ToProto(response.fail, out.mutable_fail());
     ToProto(response.empty_response, out.mutable_empty_response());

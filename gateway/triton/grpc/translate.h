@@ -17,8 +17,6 @@ namespace caravan {
 // the request's, error or not.
 absl::StatusOr<InferRequest> ParseInferRequest(const grpc::ByteBuffer& bytes, const CallInfo& call,
                                                bool streaming, std::string* id);
-// Takes the response's data.
-inference::ModelInferResponse ToProto(InferResponse response);
 // The error of one request on a stream, which is its final response.
 inference::ModelStreamInferResponse ErrorResponse(const std::string& id,
                                                   const absl::Status& status);

@@ -89,9 +89,7 @@ absl::StatusOr<OrderedJson> WriteGenerate(const InferResponse& response) {
   if (!response.id.empty()) json["id"] = response.id;
   json["model_name"] = response.model_name;
   json["model_version"] = response.model_version;
-  for (const auto& [name, value] : response.parameters) {
-    if (name != kFinalResponse) json[name] = ToJson(value);
-  }
+  for (const auto& [name, value] : response.parameters) json[name] = ToJson(value);
   for (const InferOutput& output : response.outputs) {
     ASSIGN_OR_RETURN(OrderedJson data, UnpackJson(output.name, output.datatype, output.data));
     json[output.name] = data.size() == 1 ? std::move(data[0]) : std::move(data);

@@ -45,8 +45,8 @@ OrderedJson ResponsesJson(const ModelStatistics& model) {
   OrderedJson json = OrderedJson::object();
   for (const auto& [index, response] : model.responses) {
     OrderedJson& item = json[std::to_string(index)];
-    item["compute_infer"] = DurationJson(response.success);
-    item["compute_output"] = DurationJson({});
+    item["compute_infer"] = DurationJson(response.compute_infer);
+    item["compute_output"] = DurationJson(response.compute_output);
     item["success"] = DurationJson(response.success);
     item["fail"] = DurationJson(response.fail);
     item["empty_response"] = DurationJson(response.empty_response);

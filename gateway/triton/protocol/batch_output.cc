@@ -65,13 +65,16 @@ InferOutput BatchOutput::TokenIds(const std::string& name, int32_t steps, int32_
   if (with_prompt) width += padded_prompt_tokens_;
   output.shape.push_back(width);
   output.data.reserve(sequences_.size() * static_cast<size_t>(width) * sizeof(uint32_t));
+  const auto first_token = static_cast<size_t>(from);
   for (size_t i = 0; i < sequences_.size(); ++i) {
     const OutputRow& row = RowOf(i);
     const std::vector<int32_t>& ids = sequences_[i].token_ids;
     const size_t end = output.data.size() + static_cast<size_t>(width) * sizeof(uint32_t);
-    if (with_prompt) output.data += Pack(row.prompt);
+    if (with_prompt) AppendElements(row.prompt.data(), row.prompt.size(), &output.data);
     const size_t shown = Shown(sequences_[i], steps);
-    for (size_t k = static_cast<size_t>(from); k < shown; ++k) AppendElement(ids[k], &output.data);
+    if (shown > first_token) {
+      AppendElements(ids.data() + first_token, shown - first_token, &output.data);
+    }
     while (output.data.size() < end) AppendElement(row.fill_id, &output.data);
   }
   return output;
@@ -80,6 +83,7 @@ InferOutput BatchOutput::TokenIds(const std::string& name, int32_t steps, int32_
 InferOutput BatchOutput::Text(const std::string& name, int32_t steps, bool flat) {
   InferOutput output = Make(name, DataType::kBytes);
   if (flat) output.shape = {static_cast<int64_t>(sequences_.size())};
+  if (sequences_.size() == 1) output.data.reserve(sequences_[0].text.size() + sizeof(uint32_t));
   for (OutputSequence& sequence : sequences_) {
     const size_t from = view_.delta ? sequence.text_sent : 0;
     const size_t end = std::max(from, TextEnd(sequence, steps));
@@ -116,9 +120,10 @@ InferOutput BatchOutput::OutputLogProbs(const std::string& name, int32_t steps,
   output.shape.push_back(width);
   for (const OutputSequence& sequence : sequences_) {
     const size_t end = output.data.size() + static_cast<size_t>(width) * sizeof(float);
+    const auto first = static_cast<size_t>(from);
     const size_t shown = Shown(sequence, steps);
-    for (size_t k = static_cast<size_t>(from); k < shown; ++k) {
-      AppendElement(sequence.log_probs[k], &output.data);
+    if (shown > first) {
+      AppendElements(sequence.log_probs.data() + first, shown - first, &output.data);
     }
     while (output.data.size() < end) AppendElement(0.0F, &output.data);
   }

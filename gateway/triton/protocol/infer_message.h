@@ -58,8 +58,9 @@ struct InferOutput {
 struct InferResponse {
   std::string model_name;
   std::string model_version;
-  std::string id;              // the client's
-  InferParameters parameters;  // of a streaming request: triton_final_response, always
+  std::string id;  // the client's
+  InferParameters parameters;
+  std::optional<bool> final;  // of a streaming request, always: parameter triton_final_response
   std::vector<InferOutput> outputs;
 };
 

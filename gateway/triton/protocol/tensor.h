@@ -69,6 +69,10 @@ void AppendElement(Value value, std::string* data) {
   data->append(reinterpret_cast<const char*>(&value), sizeof(value));
 }
 template <typename Value>
+void AppendElements(const Value* values, size_t count, std::string* data) {
+  data->append(reinterpret_cast<const char*>(values), count * sizeof(Value));
+}
+template <typename Value>
 std::string Pack(const std::vector<Value>& values) {
   return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(Value)};
 }

@@ -1,6 +1,7 @@
 #include "worker/model/files/fastertransformer_folder.h"
 
 #include <charconv>
+#include <cmath>
 #include <filesystem>
 #include <map>
 
@@ -53,9 +54,9 @@ class IniFields {
     return "";
   }
   int32_t Size(const char* key) {
-    const auto value = static_cast<int64_t>(Number(key));
-    if (status_.ok() && (value < 1 || value > kMaxSize)) {
-      Fail(key, absl::StrCat("is ", keys_[key], ", must be in [1, ", kMaxSize, "]"));
+    const double value = Number(key);
+    if (status_.ok() && (value < 1 || value > kMaxSize || value != std::floor(value))) {
+      Fail(key, absl::StrCat("is ", keys_[key], ", must be a whole number in [1, ", kMaxSize, "]"));
     }
     return status_.ok() ? static_cast<int32_t>(value) : 0;
   }

@@ -12,7 +12,9 @@ namespace {
 
 constexpr size_t kMaxPickleBytes = 16 << 20;
 constexpr size_t kMaxValues = 1 << 20;  // 700 tensors take 20000
-constexpr size_t kMaxKeyBytes = 256;    // a storage's
+constexpr size_t kMaxTensors = 1 << 16;
+constexpr size_t kMaxArguments = 16;  // of what makes a tensor; torch gives up to seven
+constexpr size_t kMaxKeyBytes = 256;  // a storage's
 constexpr char kOrderedDict[] = "collections.OrderedDict";
 constexpr char kRebuildTensor[] = "torch._utils._rebuild_tensor_v2";
 constexpr char kRebuildParameter[] = "torch._utils._rebuild_parameter";
@@ -303,6 +305,7 @@ absl::Status Interpreter::StepOnMemo(unsigned char opcode) {
   if (stack_.empty() || At(stack_.back()).kind == Kind::kMark) {
     return Wrong("there is nothing to keep");
   }
+  if (memo_.size() > kMaxValues) return Wrong("it keeps more than ", kMaxValues, " values");
   memo_[place] = stack_.back();
   return absl::OkStatus();
 }
@@ -349,7 +352,7 @@ absl::Status Interpreter::AddItems(Kind container, std::vector<int32_t> items) {
 // ('storage', class, key, device, number of elements)
 absl::Status Interpreter::LoadStorage() {
   ASSIGN_OR_RETURN(const int32_t id, Pop("a storage's description"));
-  const std::vector<int32_t> items = At(id).items;
+  const std::vector<int32_t>& items = At(id).items;
   const auto is = [&](size_t i, Kind kind) { return At(items[i]).kind == kind; };
   if (At(id).kind != Kind::kTuple || items.size() != 5 || !is(0, Kind::kText) ||
       At(items[0]).text != "storage" || !is(1, Kind::kGlobal) || !is(2, Kind::kText) ||
@@ -372,8 +375,12 @@ absl::Status Interpreter::Reduce() {
     return Wrong("it makes something from ", NameOf(At(callee).kind), " with ",
                  NameOf(At(arguments).kind));
   }
+  const std::string& name = At(callee).text;
+  // Copied, so few: the same tuple can be given again with every two bytes.
+  if (At(arguments).items.size() > kMaxArguments) {
+    return Wrong("it makes a ", name, " from ", At(arguments).items.size(), " arguments: refused");
+  }
   const std::vector<int32_t> items = At(arguments).items;
-  const std::string name = At(callee).text;
   if (name == kOrderedDict && items.empty()) {
     Push({.kind = Kind::kDict});
     return absl::OkStatus();
@@ -399,6 +406,7 @@ absl::Status Interpreter::RebuildTensor(const std::vector<int32_t>& arguments) {
   tensor.offset = At(arguments[1]).number;
   ASSIGN_OR_RETURN(tensor.shape, Sizes(arguments[2], "size"));
   ASSIGN_OR_RETURN(tensor.strides, Sizes(arguments[3], "stride"));
+  if (tensors_.size() >= kMaxTensors) return Wrong("it has more than ", kMaxTensors, " tensors");
   if (tensor.shape.size() != tensor.strides.size()) {
     return Wrong("a tensor has ", tensor.shape.size(), " sizes and ", tensor.strides.size(),
                  " strides");
@@ -431,6 +439,7 @@ absl::StatusOr<std::vector<PickledTensor>> Interpreter::Result() {
   std::vector<PickledTensor> result;
   std::set<std::string> names;
   const std::vector<int32_t>& items = At(stack_[0]).items;
+  if (items.size() / 2 > kMaxTensors) return Wrong("it has more than ", kMaxTensors, " names");
   for (size_t i = 0; i + 1 < items.size(); i += 2) {
     const Value& key = At(items[i]);
     const Value& value = At(items[i + 1]);

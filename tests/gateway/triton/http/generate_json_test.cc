@@ -87,7 +87,7 @@ TEST(GenerateJson, UnwrapsOutputsOfOneElement) {
   InferResponse response;
   response.model_name = "ensemble";
   response.model_version = "1";
-  response.parameters = {{kFinalResponse, true}};
+  response.final = true;
   InferOutput text;
   text.name = "text_output";
   text.datatype = DataType::kBytes;

@@ -82,7 +82,9 @@ TEST_F(FasterTransformerFolderTest, TakesLlamasEpsilonWhereTheConverterLeftItOut
 TEST_F(FasterTransformerFolderTest, NamesTheKeyThatIsWrong) {
   EXPECT_THAT(ConfigError({{"head_num", ""}}),
               HasSubstr("config.ini: [llama] head_num is missing"));
-  EXPECT_THAT(ConfigError({{"head_num", "0"}}), HasSubstr("head_num is 0, must be in [1, "));
+  EXPECT_THAT(ConfigError({{"head_num", "0"}}),
+              HasSubstr("head_num is 0, must be a whole number in [1, "));
+  EXPECT_THAT(ConfigError({{"size_per_head", "32.5"}}), HasSubstr("size_per_head is 32.5"));
   EXPECT_THAT(ConfigError({{"inter_size", "many"}}), HasSubstr("inter_size is 'many'"));
   EXPECT_THAT(ConfigError({{"vocab_size", "1e300"}}), HasSubstr("vocab_size is '1e300'"));
   EXPECT_THAT(ConfigError({{"layernorm_eps", "small"}}), HasSubstr("layernorm_eps is 'small'"));

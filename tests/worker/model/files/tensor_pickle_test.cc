@@ -102,6 +102,26 @@ TEST(TensorPickle, RefusesWhatIsMalformed) {
   EXPECT_THAT(ErrorOf("\x80\x02\x8a\x09xxxxxxxxx."), HasSubstr("9 bytes is too large"));
 }
 
+// Each REDUCE of three bytes copied its two million arguments: hours.
+TEST(TensorPickle, ManyCallsWithTheSameManyArgumentsAreRefused) {
+  const std::string parameter = "ctorch._utils\n_rebuild_parameter\n";
+  std::string pickle = "\x80\x02" + parameter + "q\x00("s + kTensor + "q\x02";
+  for (int i = 0; i < 2000000; ++i) pickle += "h\x02"s;
+  pickle += "tq\x01";
+  for (int i = 0; i < 1000000; ++i) pickle += "h\x00h\x01R"s;
+  EXPECT_THAT(ErrorOf(pickle + "."), HasSubstr("from 2000001 arguments: refused"));
+}
+
+TEST(TensorPickle, BoundsWhatItKeeps) {
+  EXPECT_THAT(ErrorOf("\x80\x04N" + std::string((1 << 20) + 2, '\x94') + "."),
+              HasSubstr("keeps more than"));
+  std::string tensors = kStart;
+  const std::string tensor = Text("w") + kTensor + "q\x01";
+  tensors += tensor;
+  for (int i = 0; i < (1 << 16); ++i) tensors += "h\x01h\x01"s;
+  EXPECT_THAT(ErrorOf(tensors + "u."), HasSubstr("more than 65536 names"));
+}
+
 TEST(TensorPickle, ADictionaryThatHoldsItselfIsNoTrouble) {
   // d = {}; d['x'] = d
   EXPECT_THAT(ErrorOf("\x80\x02}q\x00"s + Text("x") + "h\x00s."s),
