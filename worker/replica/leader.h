@@ -31,6 +31,7 @@ struct LeaderOptions {
   std::string collectives = "auto";
   double spare_blocks = 0;  // share of the KV blocks left unused: a rank may come back with fewer
   std::string build;        // version; the followers' must be equal
+  bool load_at_start = true;  // Load has been called
   absl::Duration rank_timeout = absl::Seconds(1);   // silence after which a rank is lost
   absl::Duration form_timeout = absl::Seconds(20);  // of one attempt to form an epoch
   // A step that makes no progress for so long loses its epoch.
@@ -63,6 +64,16 @@ class ReplicaLeader final : public v1::Replica::CallbackService, private JoinStr
   // limits and progress, and outlives Stop.
   void Begin(const std::string& fingerprint, const RankRunner* runner);
 
+  // Has the followers load what they have not; Begin comes when this rank has too. Where one can't,
+  // AwaitEpoch gives its error.
+  void Load();
+  // Ends the epoch and has the followers release their model; the runner of Begin is not used after
+  // it has returned.
+  void Unload();
+  // Until every rank that has joined has released its model: DEADLINE_EXCEEDED with one that has
+  // not.
+  absl::Status AwaitUnloaded(absl::Duration timeout);
+
   // The epoch that stands, if its number is above `after`; waits for it for at most `timeout`, else
   // DEADLINE_EXCEEDED with what is missing. FAILED_PRECONDITION where none can ever be formed,
   // since these ranks have no collectives in common.
@@ -77,7 +88,8 @@ class ReplicaLeader final : public v1::Replica::CallbackService, private JoinStr
   void GiveUp(uint64_t epoch, const std::string& why);
 
   uint64_t epoch() const;                         // that stands, or stood last
-  std::vector<v1::WorkerRank> followers() const;  // "loading" before they joined, "ready", "lost"
+  // "loading" before they joined, "ready", "unloaded", "lost".
+  std::vector<v1::WorkerRank> followers() const;
 
   // Tells the followers to leave, with the code of `reason` (OK: the replica has drained).
   void Dismiss(const absl::Status& reason);
@@ -99,7 +111,9 @@ class ReplicaLeader final : public v1::Replica::CallbackService, private JoinStr
     std::string address;  // of its collectives in the epoch that forms
     bool has_address = false;
     bool ready = false;  // for the epoch that forms
+    bool loaded = false;
   };
+  enum class Wanted : uint8_t { kAnything, kLoaded, kUnloaded };
 
   void OnFollowerMessage(const std::shared_ptr<JoinStream>& stream,
                          const v1::FollowerMessage& message) override;
@@ -109,6 +123,8 @@ class ReplicaLeader final : public v1::Replica::CallbackService, private JoinStr
   void OnHello(const std::shared_ptr<JoinStream>& stream, const v1::FollowerMessage& message);
   void OnFormed(Follower& follower, const v1::FollowerMessage& message);
   void OnFailed(int rank, const v1::FollowerFailed& failed);
+  void OnUnloaded(int rank, const v1::FollowerUnloaded& unloaded);
+  void TellWhatToHold(Follower& follower);
   absl::Status CheckHello(const v1::FollowerHello& hello) const;
   void Refuse(int rank, const absl::Status& why);
   int RankOf(const JoinStream* stream) const;  // 0: none's
@@ -144,6 +160,8 @@ class ReplicaLeader final : public v1::Replica::CallbackService, private JoinStr
   uint64_t stood_ = 0;                  // the last one that stood
   bool forming_ = false;
   bool stands_ = false;
+  Wanted wanted_;                   // that the followers hold
+  bool stood_since_ = false;        // an epoch, since this model was loaded
   int32_t num_blocks_ = 0;          // agreed; 0 before the first epoch
   bool avoid_host_kind_ = false;    // that of one host's memory failed
   uint64_t kind_failed_epoch_ = 0;  // last one that kind_ could not form ...
