@@ -20,6 +20,19 @@ grpc::ServerUnaryReactor* OnLoop(EventLoop* loop, grpc::CallbackServerContext* c
   return reactor;
 }
 
+absl::StatusOr<bool> UnloadsDependents(const InferParameters& parameters) {
+  bool dependents = false;
+  for (const auto& [name, value] : parameters) {
+    const bool* flag = std::get_if<bool>(&value);
+    if (name != "unload_dependents" || flag == nullptr) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "unload parameter '", name, "' is not known; there is unload_dependents, a bool"));
+    }
+    dependents = *flag;
+  }
+  return dependents;
+}
+
 }  // namespace
 
 using Reactor = TritonGrpcService::Reactor;
@@ -121,27 +134,27 @@ Reactor* TritonGrpcService::RepositoryIndex(Call* call,
 Reactor* TritonGrpcService::RepositoryModelLoad(
     Call* call, const inference::RepositoryModelLoadRequest* request,
     inference::RepositoryModelLoadResponse* response) {
-  return OnLoop(loop_, call, [this, request] {
-    return server_->LoadModel(request->repository_name(), request->model_name(),
-                              FromProto(request->parameters()));
+  Reactor* reactor = call->DefaultReactor();
+  loop_->Post([this, request, reactor] {
+    server_->repository().Load(
+        request->repository_name(), request->model_name(), FromProto(request->parameters()),
+        [reactor](const absl::Status& status) { reactor->Finish(ToGrpcStatus(status)); });
   });
+  return reactor;
 }
 
 Reactor* TritonGrpcService::RepositoryModelUnload(
     Call* call, const inference::RepositoryModelUnloadRequest* request,
     inference::RepositoryModelUnloadResponse* response) {
-  return OnLoop(loop_, call, [this, request]() -> absl::Status {
-    bool dependents = false;
-    for (const auto& [name, value] : FromProto(request->parameters())) {
-      const bool* flag = std::get_if<bool>(&value);
-      if (name != "unload_dependents" || flag == nullptr) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            "unload parameter '", name, "' is not known; there is unload_dependents, a bool"));
-      }
-      dependents = *flag;
-    }
-    return server_->UnloadModel(request->repository_name(), request->model_name(), dependents);
+  Reactor* reactor = call->DefaultReactor();
+  loop_->Post([this, request, reactor] {
+    const absl::StatusOr<bool> dependents = UnloadsDependents(FromProto(request->parameters()));
+    if (!dependents.ok()) return reactor->Finish(ToGrpcStatus(dependents.status()));
+    server_->repository().Unload(
+        request->repository_name(), request->model_name(), *dependents,
+        [reactor](const absl::Status& status) { reactor->Finish(ToGrpcStatus(status)); });
   });
+  return reactor;
 }
 
 Reactor* TritonGrpcService::SystemSharedMemoryStatus(

@@ -129,20 +129,35 @@ absl::StatusOr<Json> ParametersOf(const Json& body) {
   return *parameters;
 }
 
-absl::Status LoadModel(const ManagementRequest& request, InferenceServer* server) {
-  ASSIGN_OR_RETURN(const Json members, ParametersOf(request.body));
+using Done = ModelRepository::Done;
+
+absl::StatusOr<InferParameters> LoadParameters(const Json& body) {
+  ASSIGN_OR_RETURN(const Json members, ParametersOf(body));
   InferParameters parameters;
   for (const auto& [name, value] : members.items()) {
     ASSIGN_OR_RETURN(parameters[name],
                      ParseParameter(absl::StrCat("parameter '", name.substr(0, 64), "'"), value));
   }
-  return server->LoadModel(request.route.repository, request.route.model, parameters);
+  return parameters;
 }
 
-absl::Status UnloadModel(const ManagementRequest& request, InferenceServer* server) {
-  ASSIGN_OR_RETURN(const Json parameters, ParametersOf(request.body));
-  ASSIGN_OR_RETURN(const bool dependents, BoolMember(parameters, "unload_dependents"));
-  return server->UnloadModel(request.route.repository, request.route.model, dependents);
+void LoadModel(const ManagementRequest& request, InferenceServer* server, Done done) {
+  const absl::StatusOr<InferParameters> parameters = LoadParameters(request.body);
+  if (!parameters.ok()) return done(parameters.status());
+  server->repository().Load(request.route.repository, request.route.model, *parameters,
+                            std::move(done));
+}
+
+absl::StatusOr<bool> UnloadsDependents(const Json& body) {
+  ASSIGN_OR_RETURN(const Json parameters, ParametersOf(body));
+  return BoolMember(parameters, "unload_dependents");
+}
+
+void UnloadModel(const ManagementRequest& request, InferenceServer* server, Done done) {
+  const absl::StatusOr<bool> dependents = UnloadsDependents(request.body);
+  if (!dependents.ok()) return done(dependents.status());
+  server->repository().Unload(request.route.repository, request.route.model, *dependents,
+                              std::move(done));
 }
 
 absl::StatusOr<OrderedJson> SystemMemoryJson(const Route& route, InferenceServer* server) {
@@ -243,9 +258,8 @@ HttpResponse Answer(const absl::Status& status) {
   return status.ok() ? HttpResponse() : MakeErrorResponse(status);
 }
 
-}  // namespace
-
-HttpResponse Manage(const ManagementRequest& request, InferenceServer* server) {
+// What is answered at once.
+HttpResponse AnswerNow(const ManagementRequest& request, InferenceServer* server) {
   const Route& route = request.route;
   switch (route.action) {
     case Action::kServerMetadata:
@@ -264,10 +278,6 @@ HttpResponse Manage(const ManagementRequest& request, InferenceServer* server) {
       return Answer(StatisticsJson(route, *server));
     case Action::kRepositoryIndex:
       return Answer(RepositoryIndexJson(request, *server));
-    case Action::kModelLoad:
-      return Answer(LoadModel(request, server));
-    case Action::kModelUnload:
-      return Answer(UnloadModel(request, server));
     case Action::kSystemMemoryStatus:
       return Answer(SystemMemoryJson(route, server));
     case Action::kSystemMemoryRegister:
@@ -287,12 +297,24 @@ HttpResponse Manage(const ManagementRequest& request, InferenceServer* server) {
       return Answer(TraceSettingJson(request, server));
     case Action::kLogging:
       return Answer(LoggingJson(request, server));
+    case Action::kModelLoad:
+    case Action::kModelUnload:
     case Action::kInfer:
     case Action::kGenerate:
     case Action::kGenerateStream:
       break;
   }
-  CARAVAN_CHECK(false, "inference is not management");
+  CARAVAN_CHECK(false, "this is not answered at once");
+}
+
+}  // namespace
+
+void Manage(const ManagementRequest& request, InferenceServer* server,
+            std::function<void(HttpResponse)> respond) {
+  const auto done = [respond](const absl::Status& status) { respond(Answer(status)); };
+  if (request.route.action == Action::kModelLoad) return LoadModel(request, server, done);
+  if (request.route.action == Action::kModelUnload) return UnloadModel(request, server, done);
+  respond(AnswerNow(request, server));
 }
 
 }  // namespace caravan
