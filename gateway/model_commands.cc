@@ -194,8 +194,8 @@ void ModelCommands::OnAnswer(const std::shared_ptr<Call>& call, const absl::Stat
   Command* command = call->command.get();
   if (command == nullptr) return;
   if (!status.ok() && command->result.ok()) {
-    command->result = absl::Status(
-        status.code(), absl::StrCat("replica ", call->address, ": ", status.message()));
+    command->result = absl::Status(status.code(),
+                                   absl::StrCat("replica ", call->address, ": ", status.message()));
   }
   if (--command->unanswered == 0) OnAllAnswered(call->command);
 }
@@ -203,8 +203,7 @@ void ModelCommands::OnAnswer(const std::shared_ptr<Call>& call, const absl::Stat
 // What the replicas say on their sessions may still be on its way.
 void ModelCommands::OnAllAnswered(const std::shared_ptr<Command>& command) {
   if (IsSettled(*command)) return EndCommand(command);
-  command->settle_timer =
-      loop_->RunAfter(kSettleLimit, [this, command] { EndCommand(command); });
+  command->settle_timer = loop_->RunAfter(kSettleLimit, [this, command] { EndCommand(command); });
 }
 
 void ModelCommands::EndSettled() {
@@ -258,8 +257,7 @@ ModelState ModelCommands::StateOf(const std::string& model) const {
       continue;
     }
     if (status.state() == Status::LOADED) return {Phase::kLoaded, ""};
-    const bool gave_up =
-        status.state() == Status::UNLOADED && status.command() >= wanted.number;
+    const bool gave_up = status.state() == Status::UNLOADED && status.command() >= wanted.number;
     moving = moving || !gave_up;
     if (gave_up) reason = absl::StrCat("replica ", session->address(), ": ", status.reason());
   }

@@ -190,7 +190,9 @@ absl::Status InferenceServer::CudaSharedMemoryUnsupported() {
 
 absl::StatusOr<TraceSettingValues> InferenceServer::UpdateTraceSettings(
     const std::string& model, const TraceSettingValues& changes) {
-  if (!model.empty() && repository_.Find(model) == nullptr) return UnknownModel(model, "is not found");
+  if (!model.empty() && repository_.Find(model) == nullptr) {
+    return UnknownModel(model, "is not found");
+  }
   TraceScope scope = trace_;
   if (!model.empty()) {
     const auto own = model_traces_.find(model);

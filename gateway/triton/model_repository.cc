@@ -25,8 +25,8 @@ ModelRepository::ModelRepository(const std::vector<TritonModel>* models, const T
     return std::find(load.begin(), load.end(), name) != load.end();
   };
   for (const TritonModel& model : *models) {
-    open_[model.name] = !config.explicit_model_control || named(model.name) || named("*") ||
-                        named("ensemble");
+    open_[model.name] =
+        !config.explicit_model_control || named(model.name) || named("*") || named("ensemble");
   }
 }
 
@@ -72,9 +72,9 @@ absl::Status ModelRepository::CheckLoad(const std::string& name,
         absl::StrCat("failed to load '", name, "', failed to poll from model repository"));
   }
   if (parameters.empty()) return absl::OkStatus();
-  return absl::UnimplementedError(absl::StrCat(
-      "failed to load '", name, "': load parameter '", parameters.begin()->first,
-      "' is not supported; a model can only be loaded as the gateway is configured"));
+  return absl::UnimplementedError(
+      absl::StrCat("failed to load '", name, "': load parameter '", parameters.begin()->first,
+                   "' is not supported; a model can only be loaded as the gateway is configured"));
 }
 
 void ModelRepository::Load(const std::string& repository, const std::string& name,
@@ -115,8 +115,8 @@ void ModelRepository::Unload(const std::string& repository, const std::string& n
   if (const absl::Status status = CheckControl(repository); !status.ok()) return done(status);
   const TritonModel* model = Find(name);
   if (model == nullptr) {
-    return done(absl::NotFoundError(
-        absl::StrCat("Request for unknown model: '", name, "' is not found")));
+    return done(
+        absl::NotFoundError(absl::StrCat("Request for unknown model: '", name, "' is not found")));
   }
   const bool all = unload_dependents && model->kind == TritonModelKind::kEnsemble;
   for (auto& [other, is_open] : open_) is_open = is_open && !all && other != name;

@@ -29,8 +29,8 @@ struct LeaderOptions {
   int tensor_parallel = 1;
   int gpu = -1;  // CUDA device of this rank; -1: it computes on the CPU
   std::string collectives = "auto";
-  double spare_blocks = 0;  // share of the KV blocks left unused: a rank may come back with fewer
-  std::string build;        // version; the followers' must be equal
+  double spare_blocks = 0;    // share of the KV blocks left unused: a rank may come back with fewer
+  std::string build;          // version; the followers' must be equal
   bool load_at_start = true;  // Load has been called
   absl::Duration rank_timeout = absl::Seconds(1);   // silence after which a rank is lost
   absl::Duration form_timeout = absl::Seconds(20);  // of one attempt to form an epoch
@@ -87,7 +87,7 @@ class ReplicaLeader final : public v1::Replica::CallbackService, private JoinStr
   // This rank found out by itself that `epoch` has fallen.
   void GiveUp(uint64_t epoch, const std::string& why);
 
-  uint64_t epoch() const;                         // that stands, or stood last
+  uint64_t epoch() const;  // that stands, or stood last
   // "loading" before they joined, "ready", "unloaded", "lost".
   std::vector<v1::WorkerRank> followers() const;
 

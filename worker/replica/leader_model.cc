@@ -40,9 +40,9 @@ absl::Status ReplicaLeader::AwaitUnloaded(absl::Duration timeout) {
     return absl::OkStatus();
   }
   const auto held = std::find_if_not(followers_.begin(), followers_.end(), released);
-  return absl::DeadlineExceededError(
-      absl::StrCat("rank ", held - followers_.begin(), " has not released its model within ",
-                   absl::ToInt64Seconds(timeout), " s"));
+  return absl::DeadlineExceededError(absl::StrCat("rank ", held - followers_.begin(),
+                                                  " has not released its model within ",
+                                                  absl::ToInt64Seconds(timeout), " s"));
 }
 
 void ReplicaLeader::TellWhatToHold(Follower& follower) {

@@ -17,8 +17,8 @@ struct ManagementRequest {
   nlohmann::json body = nlohmann::json::object();
 };
 
-// REQUIRES: called on the loop; the route is none of inference. `respond` is called once, there too,
-// and maybe later: loading a model takes its time.
+// REQUIRES: called on the loop; the route is none of inference. `respond` is called once, there
+// too, and maybe later: loading a model takes its time.
 void Manage(const ManagementRequest& request, InferenceServer* server,
             std::function<void(HttpResponse)> respond);
 
