@@ -63,7 +63,8 @@ std::string LoggedId(const InferRequest& request) {
 
 InferenceServer::InferenceServer(EventLoop* loop, Dispatcher* dispatcher, GatewayMetrics* metrics,
                                  const TritonConfig& config)
-    : dispatcher_(dispatcher),
+    : loop_(loop),
+      dispatcher_(dispatcher),
       config_(config),
       models_(MakeModelCatalog(CatalogOptions(config))),
       repository_(&models_, config, &dispatcher->replicas().commands()),
@@ -113,11 +114,13 @@ bool InferenceServer::ModelReady(const std::string& name, const std::string& ver
 }
 
 ServerMetadata InferenceServer::Metadata() const {
-  return {kServerName,
-          kServerVersion,
-          {"model_repository", "model_repository(unload_dependents)", "model_configuration",
-           "system_shared_memory", "binary_tensor_data", "parameters", "statistics", "trace",
-           "logging"}};
+  ServerMetadata metadata = {kServerName,
+                             kServerVersion,
+                             {"model_repository", "model_repository(unload_dependents)",
+                              "model_configuration", "system_shared_memory", "binary_tensor_data",
+                              "parameters", "statistics", "trace", "logging"}};
+  if (cuda_memory_.available()) metadata.extensions.emplace_back("cuda_shared_memory");
+  return metadata;
 }
 
 absl::StatusOr<const TritonModel*> InferenceServer::FindModel(const std::string& name,
@@ -183,9 +186,35 @@ absl::StatusOr<std::vector<ModelIndexEntry>> InferenceServer::RepositoryIndex(
   return index;
 }
 
-absl::Status InferenceServer::CudaSharedMemoryUnsupported() {
-  return absl::UnimplementedError(
-      "CUDA shared memory is not supported: the gateway has no GPU; use system shared memory");
+void InferenceServer::RegisterCudaMemory(const std::string& name, const std::string& raw_handle,
+                                         int64_t device_id, uint64_t byte_size,
+                                         std::function<void(const absl::Status&)> done) {
+  if (const absl::Status status = shared_memory_.CheckNew(name, byte_size); !status.ok()) {
+    return done(status);
+  }
+  const std::weak_ptr<bool> alive = alive_;
+  cuda_memory_.Open(name, raw_handle, device_id, byte_size,
+                    [this, loop = loop_, alive,
+                     done = std::move(done)](absl::StatusOr<CudaSharedMemory::Region> region) {
+                      loop->Post([this, alive, done, region = std::move(region)] {
+                        if (alive.expired()) return;
+                        done(region.ok() ? shared_memory_.Add(*region) : region.status());
+                      });
+                    });
+}
+
+absl::StatusOr<std::vector<std::shared_ptr<const SystemSharedMemoryRegion>>>
+InferenceServer::SystemMemoryStatus(const std::string& name) const {
+  return shared_memory_.Status<SystemSharedMemoryRegion>(SharedMemoryKind::kSystem, name);
+}
+
+absl::StatusOr<std::vector<std::shared_ptr<const CudaSharedMemoryRegion>>>
+InferenceServer::CudaMemoryStatus(const std::string& name) const {
+  if (!cuda_memory_.available() && !name.empty()) {
+    return absl::UnimplementedError(
+        "CUDA shared memory is not supported: the gateway has no GPU; use system shared memory");
+  }
+  return shared_memory_.Status<CudaSharedMemoryRegion>(SharedMemoryKind::kCuda, name);
 }
 
 absl::StatusOr<TraceSettingValues> InferenceServer::UpdateTraceSettings(

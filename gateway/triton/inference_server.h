@@ -2,6 +2,7 @@
 // nothing else.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -11,6 +12,7 @@
 #include "gateway/config.h"
 #include "gateway/event_loop.h"
 #include "gateway/generation/dispatcher.h"
+#include "gateway/triton/cuda_shared_memory.h"
 #include "gateway/triton/infer_context.h"
 #include "gateway/triton/inference.h"
 #include "gateway/triton/model_repository.h"
@@ -78,8 +80,17 @@ class InferenceServer {
   ModelRepository& repository() { return repository_; }
 
   SharedMemoryRegistry& shared_memory() { return shared_memory_; }
-  // What every CUDA shared memory call answers. Any thread.
-  static absl::Status CudaSharedMemoryUnsupported();
+  // Empty: all. NOT_FOUND for an unknown name.
+  absl::StatusOr<std::vector<std::shared_ptr<const SystemSharedMemoryRegion>>> SystemMemoryStatus(
+      const std::string& name) const;
+  // `done` is called on the loop. UNIMPLEMENTED where the gateway has no GPU; see
+  // CudaSharedMemory::Open.
+  void RegisterCudaMemory(const std::string& name, const std::string& raw_handle, int64_t device_id,
+                          uint64_t byte_size, std::function<void(const absl::Status&)> done);
+  // Empty: all, which is none without a GPU. A named one is UNIMPLEMENTED then, else NOT_FOUND
+  // where there is none.
+  absl::StatusOr<std::vector<std::shared_ptr<const CudaSharedMemoryRegion>>> CudaMemoryStatus(
+      const std::string& name) const;
 
   // Changes what `changes` names and returns all. `model` empty: the settings of all models, but
   // for what a model has of its own; NOT_FOUND for an unknown model.
@@ -101,11 +112,13 @@ class InferenceServer {
   void CountRefusal(const InferCall& call, const absl::Status& status);
   absl::StatusOr<std::shared_ptr<Inference>> Begin(InferCall call, InferSink* sink);
 
+  EventLoop* const loop_;
   Dispatcher* const dispatcher_;
   const TritonConfig config_;
   const std::vector<TritonModel> models_;
   ModelRepository repository_;
   std::map<std::string, std::unique_ptr<StatisticsCounter>> statistics_;  // keys never change
+  CudaSharedMemory cuda_memory_;                                          // before its regions
   SharedMemoryRegistry shared_memory_;
   TraceWriter trace_writer_;
   const TraceSettings trace_defaults_;
@@ -113,6 +126,7 @@ class InferenceServer {
   std::map<std::string, TraceScope> model_traces_;
   LogSettings log_settings_;
   InferContext context_;
+  const std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // for tasks that come late
 };
 
 }  // namespace caravan

@@ -161,8 +161,8 @@ Reactor* TritonGrpcService::SystemSharedMemoryStatus(
     Call* call, const inference::SystemSharedMemoryStatusRequest* request,
     inference::SystemSharedMemoryStatusResponse* response) {
   return OnLoop(loop_, call, [this, request, response]() -> absl::Status {
-    ASSIGN_OR_RETURN(const auto regions, server_->shared_memory().Status(request->name()));
-    for (const SharedMemoryRegistry::Region& region : regions) {
+    ASSIGN_OR_RETURN(const auto regions, server_->SystemMemoryStatus(request->name()));
+    for (const auto& region : regions) {
       auto& status = (*response->mutable_regions())[region->name()];
       status.set_name(region->name());
       status.set_key(region->key());
@@ -186,7 +186,7 @@ Reactor* TritonGrpcService::SystemSharedMemoryUnregister(
     Call* call, const inference::SystemSharedMemoryUnregisterRequest* request,
     inference::SystemSharedMemoryUnregisterResponse* response) {
   return OnLoop(loop_, call, [this, request] {
-    server_->shared_memory().Unregister(request->name());
+    server_->shared_memory().Unregister(SharedMemoryKind::kSystem, request->name());
     return absl::OkStatus();
   });
 }
@@ -194,23 +194,38 @@ Reactor* TritonGrpcService::SystemSharedMemoryUnregister(
 Reactor* TritonGrpcService::CudaSharedMemoryStatus(
     Call* call, const inference::CudaSharedMemoryStatusRequest* request,
     inference::CudaSharedMemoryStatusResponse* response) {
-  // There is none, which is an answer; a named region can't exist.
-  return OnLoop(loop_, call, [none = request->name().empty()] {
-    return none ? absl::OkStatus() : InferenceServer::CudaSharedMemoryUnsupported();
+  return OnLoop(loop_, call, [this, request, response]() -> absl::Status {
+    ASSIGN_OR_RETURN(const auto regions, server_->CudaMemoryStatus(request->name()));
+    for (const auto& region : regions) {
+      auto& status = (*response->mutable_regions())[region->name()];
+      status.set_name(region->name());
+      status.set_device_id(static_cast<uint64_t>(region->device_id()));
+      status.set_byte_size(region->byte_size());
+    }
+    return absl::OkStatus();
   });
 }
 
 Reactor* TritonGrpcService::CudaSharedMemoryRegister(
     Call* call, const inference::CudaSharedMemoryRegisterRequest* request,
     inference::CudaSharedMemoryRegisterResponse* response) {
-  return OnLoop(loop_, call, InferenceServer::CudaSharedMemoryUnsupported);
+  Reactor* reactor = call->DefaultReactor();
+  loop_->Post([this, request, reactor] {
+    server_->RegisterCudaMemory(
+        request->name(), request->raw_handle(), request->device_id(), request->byte_size(),
+        [reactor](const absl::Status& status) { reactor->Finish(ToGrpcStatus(status)); });
+  });
+  return reactor;
 }
 
 Reactor* TritonGrpcService::CudaSharedMemoryUnregister(
     Call* call, const inference::CudaSharedMemoryUnregisterRequest* request,
     inference::CudaSharedMemoryUnregisterResponse* response) {
   // Clients' examples begin with it, whether they use regions or not.
-  return OnLoop(loop_, call, [] { return absl::OkStatus(); });
+  return OnLoop(loop_, call, [this, request] {
+    server_->shared_memory().Unregister(SharedMemoryKind::kCuda, request->name());
+    return absl::OkStatus();
+  });
 }
 
 Reactor* TritonGrpcService::TraceSetting(Call* call, const inference::TraceSettingRequest* request,
