@@ -208,6 +208,22 @@ def test_gateways_agree_and_one_that_starts_learns_from_the_workers():
                     assert infer(client) == before
 
 
+def test_a_replica_that_was_away_is_told_when_it_comes_back():
+    with Cluster(replicas=2, gateway_flags=[*EXPLICIT, "--triton_load_models=*"]) as cluster, \
+            triton_grpc.InferenceServerClient(cluster.gateway.address) as client:
+        before = infer(client)
+        cluster.workers[1][0].end()
+        cluster.await_replicas(1)
+        client.unload_model("fastertransformer")
+        assert states(client)["fastertransformer"] == ("UNAVAILABLE", "unloaded")
+        worker = cluster.restart_worker(1, 0)  # loads at its start, as it was
+        await_true(lambda: "unload wanted" in worker.log and replica_states(cluster) == ["unloaded"] * 2,
+                   "the second replica to unload")
+        client.load_model("fastertransformer")
+        cluster.await_replicas(2)
+        assert infer(client) == before
+
+
 def test_without_models_to_load_explicit_control_starts_unloaded():
     with Cluster(worker_flags=START_UNLOADED, gateway_flags=EXPLICIT, loaded=False) as cluster, \
             triton_grpc.InferenceServerClient(cluster.gateway.address) as client:
