@@ -19,8 +19,8 @@ void SetDeadline(grpc::ClientContext* context) {
 
 }  // namespace
 
-ReadinessProbe::ReadinessProbe(const std::vector<std::string>& leaders,
-                               const std::string& gateway, bool loaded)
+ReadinessProbe::ReadinessProbe(const std::vector<std::string>& leaders, const std::string& gateway,
+                               bool loaded)
     : loaded_(loaded) {
   for (const std::string& leader : leaders) {
     leaders_.push_back(v1::Worker::NewStub(MakeChannel(leader)));
