@@ -15,7 +15,7 @@ ReplicaLeader::ReplicaLeader(LeaderOptions options)
       host_(LocalHostName()),
       boot_id_(LocalBootId()),
       followers_(static_cast<size_t>(options_.tensor_parallel)),
-      wanted_(options_.load_at_start ? Wanted::kLoaded : Wanted::kAnything) {
+      wanted_(options_.load_at_start ? WantedModel::kLoaded : WantedModel::kAnything) {
   former_ = std::thread([this] { FormEpochs(); });
   watcher_ = std::thread([this] { Watch(); });
 }
@@ -84,7 +84,7 @@ std::vector<v1::WorkerRank> ReplicaLeader::followers() const {
     info.set_instance(follower.instance);
     info.set_host(follower.hello.host());
     info.set_pid(follower.hello.pid());
-    const char* empty = wanted_ == Wanted::kLoaded ? "loading" : "unloaded";
+    const char* empty = wanted_ == WantedModel::kLoaded ? "loading" : "unloaded";
     info.set_state(follower.stream == nullptr ? absent : follower.loaded ? "ready" : empty);
     info.set_step(follower.progress.step());
     info.set_memory_bytes(follower.progress.memory_bytes());

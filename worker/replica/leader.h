@@ -20,37 +20,10 @@
 #include "worker/replica/collectives_builder.h"
 #include "worker/replica/heartbeat.h"
 #include "worker/replica/join_stream.h"
+#include "worker/replica/leader_options.h"
 #include "worker/replica/rank_runner.h"
 
 namespace caravan {
-
-struct LeaderOptions {
-  uint64_t instance = 0;  // this process life
-  int tensor_parallel = 1;
-  int gpu = -1;  // CUDA device of this rank; -1: it computes on the CPU
-  std::string collectives = "auto";
-  double spare_blocks = 0;    // share of the KV blocks left unused: a rank may come back with fewer
-  std::string build;          // version; the followers' must be equal
-  bool load_at_start = true;  // Load has been called
-  absl::Duration rank_timeout = absl::Seconds(1);   // silence after which a rank is lost
-  absl::Duration form_timeout = absl::Seconds(20);  // of one attempt to form an epoch
-  // A step that makes no progress for so long loses its epoch.
-  absl::Duration wedge_timeout = absl::Seconds(120);
-  std::function<void()> on_drain;  // a follower was asked to stop
-  // An epoch that stood has fallen; called with a lock held: must not block, nor call back.
-  std::function<void()> on_loss;
-  // Called where this rank stands still for 2 · wedge_timeout, though its epoch has fallen
-  // meanwhile: nothing but the end of the process helps. With a lock held: must not block, nor call
-  // back.
-  std::function<void(const std::string& why)> on_wedged;
-};
-
-// The group of one epoch, from rank 0.
-struct Epoch {
-  uint64_t number = 0;
-  std::shared_ptr<Collectives> ranks;
-  int32_t num_blocks = 0;  // KV blocks that every rank has
-};
 
 // Threads of its own form epochs and watch over the ranks; an epoch stands until a rank is lost,
 // and the next is formed as soon as all are there again. A replica of one rank forms its epoch
@@ -64,14 +37,11 @@ class ReplicaLeader final : public v1::Replica::CallbackService, private JoinStr
   // limits and progress, and outlives Stop.
   void Begin(const std::string& fingerprint, const RankRunner* runner);
 
-  // Has the followers load what they have not; Begin comes when this rank has too. Where one can't,
-  // AwaitEpoch gives its error.
+  // Has the followers load; Begin follows. AwaitEpoch gives the error of one that can't.
   void Load();
-  // Ends the epoch and has the followers release their model; the runner of Begin is not used after
-  // it has returned.
+  // Ends the epoch, has the followers release their model, and forgets the runner of Begin.
   void Unload();
-  // Until every rank that has joined has released its model: DEADLINE_EXCEEDED with one that has
-  // not.
+  // Until all that have joined have done so: DEADLINE_EXCEEDED with one that has not.
   absl::Status AwaitUnloaded(absl::Duration timeout);
 
   // The epoch that stands, if its number is above `after`; waits for it for at most `timeout`, else
@@ -113,7 +83,6 @@ class ReplicaLeader final : public v1::Replica::CallbackService, private JoinStr
     bool ready = false;  // for the epoch that forms
     bool loaded = false;
   };
-  enum class Wanted : uint8_t { kAnything, kLoaded, kUnloaded };
 
   void OnFollowerMessage(const std::shared_ptr<JoinStream>& stream,
                          const v1::FollowerMessage& message) override;
@@ -160,7 +129,7 @@ class ReplicaLeader final : public v1::Replica::CallbackService, private JoinStr
   uint64_t stood_ = 0;                  // the last one that stood
   bool forming_ = false;
   bool stands_ = false;
-  Wanted wanted_;                   // that the followers hold
+  WantedModel wanted_;              // that the followers hold
   bool stood_since_ = false;        // an epoch, since this model was loaded
   int32_t num_blocks_ = 0;          // agreed; 0 before the first epoch
   bool avoid_host_kind_ = false;    // that of one host's memory failed

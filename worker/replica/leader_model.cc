@@ -9,7 +9,7 @@ namespace caravan {
 
 void ReplicaLeader::Load() {
   const std::lock_guard lock(mutex_);
-  wanted_ = Wanted::kLoaded;
+  wanted_ = WantedModel::kLoaded;
   hopeless_ = absl::OkStatus();
   for (Follower& follower : followers_) TellWhatToHold(follower);
 }
@@ -22,7 +22,7 @@ void ReplicaLeader::Unload() {
   LoseEpoch("the model is unloaded");
   builder.swap(builder_);
   ranks.swap(ranks_);
-  wanted_ = Wanted::kUnloaded;
+  wanted_ = WantedModel::kUnloaded;
   runner_ = nullptr;
   fingerprint_.clear();
   num_blocks_ = 0;
@@ -46,10 +46,10 @@ absl::Status ReplicaLeader::AwaitUnloaded(absl::Duration timeout) {
 }
 
 void ReplicaLeader::TellWhatToHold(Follower& follower) {
-  if (follower.stream == nullptr || wanted_ == Wanted::kAnything) return;
-  if (follower.loaded == (wanted_ == Wanted::kLoaded)) return;
+  if (follower.stream == nullptr || wanted_ == WantedModel::kAnything) return;
+  if (follower.loaded == (wanted_ == WantedModel::kLoaded)) return;
   v1::LeaderMessage message = NewMessage();
-  if (wanted_ == Wanted::kLoaded) {
+  if (wanted_ == WantedModel::kLoaded) {
     message.mutable_load();
   } else {
     message.mutable_unload();
@@ -60,7 +60,7 @@ void ReplicaLeader::TellWhatToHold(Follower& follower) {
 void ReplicaLeader::OnUnloaded(int rank, const v1::FollowerUnloaded& unloaded) {
   Follower& follower = followers_[rank];
   follower.loaded = false;
-  if (wanted_ != Wanted::kLoaded) return;
+  if (wanted_ != WantedModel::kLoaded) return;
   const absl::Status why(static_cast<absl::StatusCode>(unloaded.code()),
                          absl::StrCat("rank ", rank, ": ", unloaded.message()));
   if (why.ok()) return TellWhatToHold(follower);  // it was told otherwise before

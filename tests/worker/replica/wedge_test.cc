@@ -38,7 +38,8 @@ TEST(Wedge, AStepWithoutProgressLosesItsEpochAndTheReplicaGoesOn) {
   const absl::Status lost = leader.Step(2).status();
   EXPECT_LT(absl::Now() - start, kLong);
   EXPECT_EQ(lost.code(), absl::StatusCode::kUnavailable) << lost;
-  EXPECT_THAT(Message(lost), AllOf(HasSubstr("no progress for 2s"), HasSubstr("rank 1 (1 steps done, in layer 0)")));
+  EXPECT_THAT(Message(lost), AllOf(HasSubstr("no progress for 2s"),
+                                   HasSubstr("rank 1 (1 steps done, in layer 0)")));
   follower.local.Release();
   ASSERT_TRUE(leader.runner->Recover(kLong).ok());
   EXPECT_EQ(*leader.Step(3), FakeRankRunner::TokenOf(3, 2));
