@@ -228,15 +228,16 @@ absl::Status Cluster::AwaitReady(const std::function<void(const LoadProgress&)>&
   for (size_t i = 0; i < workers_.size(); i += options_.tensor_parallel) {
     leaders.push_back(workers_[i]->address);
   }
-  ReadinessProbe probe(leaders, gateway_.address);
+  ReadinessProbe probe(leaders, gateway_.address, options_.loaded_at_start);
   // No deadline: a large model on a slow disk takes what it takes, and a process that fails ends.
-  return supervisor_->PollUntil(
+  RETURN_IF_ERROR(supervisor_->PollUntil(
       [&probe, &on_progress] {
         const LoadProgress progress = probe.Ask();
         on_progress(progress);
-        return probe.ready();
+        return probe.ready() || !probe.failure().ok();
       },
-      absl::InfiniteFuture(), "the model");
+      absl::InfiniteFuture(), "the model"));
+  return probe.failure();
 }
 
 void Cluster::Stop() {

@@ -28,6 +28,7 @@ struct ClusterOptions {
   int metrics_port = 0;
   int tokenizer_port = 0;
   int drain_timeout_ms = 30000;
+  bool loaded_at_start = true;  // false: replicas are up without the model
   std::vector<std::string> gateway_flags;
   std::vector<std::string> tokenizer_flags;
   std::vector<std::string> worker_flags;

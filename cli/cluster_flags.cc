@@ -162,8 +162,24 @@ ClusterOptions ClusterFlags::MakeOrExit(const Options& options) const {
                                     {"max_batch_tokens", &max_batch_tokens}}) {
     if (!value->empty()) cluster.worker_flags.push_back(absl::StrCat("--", name, "=", *value));
   }
+  // The gateway says when; a worker that is restarted while the model is unloaded stays without it.
+  if (triton_model_control_mode == "explicit") {
+    cluster.worker_flags.emplace_back("--load_at_start=false");
+    cluster.loaded_at_start = false;
+    for (const absl::string_view name : absl::StrSplit(triton_load_models, ',')) {
+      if (name == "*" || name == "fastertransformer" || name == "ensemble") {
+        cluster.loaded_at_start = true;
+      }
+    }
+  }
   for (const std::string& flag : SplitFlags(worker_flags)) cluster.worker_flags.push_back(flag);
   cluster.gateway_flags = triton_flags;
+  if (!triton_model_control_mode.empty()) {
+    cluster.gateway_flags.push_back("--triton_model_control_mode=" + triton_model_control_mode);
+  }
+  if (!triton_load_models.empty()) {
+    cluster.gateway_flags.push_back("--triton_load_models=" + triton_load_models);
+  }
   // Behind what the repository says: the last of equal flags wins.
   for (const std::string& flag : SplitFlags(gateway_flags)) cluster.gateway_flags.push_back(flag);
   cluster.tokenizer_flags = SplitFlags(tokenizer_flags);

@@ -37,6 +37,8 @@ struct ClusterFlags {
 
   std::string triton_model_repository;
   std::vector<std::string> triton_flags;  // of the gateway, from the repository
+  std::string triton_model_control_mode;
+  std::string triton_load_models;
 
   void AddTo(Options* options);
   // Ends the process with 2 where a number is out of range.

@@ -100,6 +100,12 @@ int UpCommand(const std::vector<std::string>& words) {
   options.Add("triton_model_repository", &flags.triton_model_repository,
               "model repository of a Triton server with LLaMA on FasterTransformer, to be served "
               "in its place");
+  options.Add("triton_model_control_mode", &flags.triton_model_control_mode,
+              "none (default) or explicit: clients load and unload the model, in the workers' "
+              "memory too");
+  options.Add("triton_load_models", &flags.triton_load_models,
+              "with explicit control: models that are loaded at the start, separated by commas; "
+              "* = all");
   options.ParseOrExit(words);
   if (const absl::Status status = flags.TakeTritonRepository(); !status.ok()) {
     return Report("up", status);

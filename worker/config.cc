@@ -37,6 +37,10 @@ ABSL_FLAG(std::string, load_format, WorkerConfig{}.load_format,
           "auto (whatever lies in the folder) or dummy (random weights from config.json alone).");
 ABSL_FLAG(int, max_context_tokens, WorkerConfig{}.max_context_tokens,
           "Longest prompt and output together; 0 = what the model is made for.");
+ABSL_FLAG(
+    bool, load_at_start, WorkerConfig{}.load_at_start,
+    "false: the model is loaded when a gateway asks for it (LoadModel), not at the start. The "
+    "same for all ranks.");
 ABSL_FLAG(int, rank, WorkerConfig{}.rank, "Number of this worker in its replica; 0 leads.");
 ABSL_FLAG(int, tensor_parallel, WorkerConfig{}.tensor_parallel,
           "Workers that hold one copy of the model together.");
@@ -196,6 +200,7 @@ absl::StatusOr<WorkerConfig> LoadWorkerConfig() {
   config.dtype = absl::GetFlag(FLAGS_dtype);
   config.load_format = absl::GetFlag(FLAGS_load_format);
   config.max_context_tokens = absl::GetFlag(FLAGS_max_context_tokens);
+  config.load_at_start = absl::GetFlag(FLAGS_load_at_start);
   config.rank = absl::GetFlag(FLAGS_rank);
   config.tensor_parallel = absl::GetFlag(FLAGS_tensor_parallel);
   config.leader_address = absl::GetFlag(FLAGS_leader_address);

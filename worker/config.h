@@ -17,6 +17,7 @@ struct WorkerConfig {
   std::string dtype = "auto";        // "auto": the checkpoint's; "float32", "bfloat16", "float16"
   std::string load_format = "auto";  // "dummy": random weights from config.json alone
   int max_context_tokens = 0;        // 0: what the model is made for
+  bool load_at_start = true;         // false: once LoadModel asks for it
 
   // The process in its replica.
   int rank = 0;

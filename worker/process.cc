@@ -1,5 +1,6 @@
 #include "worker/process.h"
 
+#include <malloc.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -134,6 +135,7 @@ absl::StatusOr<std::unique_ptr<LlamaRankRunner>> LoadRunner(const WorkerConfig& 
                                                             const WorkerDevice& device,
                                                             WorkerService* service) {
   ChooseThreads(config);
+  service->BeginLoad();
   LoadOptions options;
   options.model_folder = config.model;
   options.load_format = config.load_format;
@@ -175,6 +177,8 @@ void EndWedged(const std::string& why) {
   LogError("wedged", {{"reason", why}});
   std::_Exit(1);
 }
+
+void ReturnFreeMemory() { malloc_trim(0); }
 
 void DescribeDevice(const WorkerDevice& device, v1::WorkerRank* rank) {
   const DeviceUse use = device.use();

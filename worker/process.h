@@ -85,6 +85,9 @@ absl::StatusOr<std::unique_ptr<LlamaRankRunner>> LoadRunner(const WorkerConfig& 
                                                             const WorkerDevice& device,
                                                             WorkerService* service);
 
+// After the model of LoadRunner has gone: gives back to the system what the allocators still keep.
+void ReturnFreeMemory();
+
 // What a rank tells of its device.
 void DescribeDevice(const WorkerDevice& device, v1::WorkerRank* rank);
 

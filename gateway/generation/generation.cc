@@ -127,6 +127,10 @@ void Generation::Route() {
 }
 
 void Generation::ReturnToQueue() {
+  const ModelCommands& commands = context_.replicas->commands();
+  if (commands.StateOf(request_.model().name).phase == ModelState::Phase::kUnloaded) {
+    return End(commands.CheckLoaded(request_.model().name));
+  }
   phase_ = Phase::kQueued;
   queue_timer_ = context_.loop->RunAfter(context_.queue_timeout, [this] {
     End(absl::UnavailableError(absl::StrCat("no replica of model '", request_.model().name,

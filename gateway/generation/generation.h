@@ -60,6 +60,8 @@ class Generation : private WorkerEventHandler, private Sample::Owner {
 
   uint64_t id() const { return id_; }
   bool ended() const { return phase_ == Phase::kEnded; }
+  bool queued() const { return phase_ == Phase::kQueued; }
+  const std::string& model() const { return request_.model().name; }
 
  private:
   enum class Phase : uint8_t { kNew, kQueued, kEncoding, kRunning, kEnded };

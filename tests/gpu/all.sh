@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that has to be shown on a GPU, in order; the last line counts. tests/gpu/README.md says what each step shows.
-#   tests/gpu/all.sh [STEP…]      steps: operators model ranks processes cluster whole_model same_ids start kill_ranks floor
+#   tests/gpu/all.sh [STEP…]      steps: operators model ranks processes cluster shared_memory whole_model same_ids start kill_ranks floor
 # After a build with tests: build/release/bin, or PROGRAMS=folder. What doesn't begin within BUDGET seconds (1,800) counts
 # as failed. PYTHON=… is one with torch, transformers and the packages of tests/requirements.txt.
 set -uo pipefail
@@ -33,7 +33,7 @@ step() { # name limit_s command…
     tail -n 8 "$output/$name.txt" | cut -c1-300
   fi
 }
-summary() { grep -E '^(\[  (PASSED|SKIPPED)|[0-9]+ (passed|failed)|right|batch_)|ready after' "$output/$1.txt" | tail -n 4 | cut -c1-200 | paste -sd ';'; }
+summary() { grep -E '^(\[  (PASSED|SKIPPED)|[0-9]+ (passed|failed)|ok |right|batch_)|ready after' "$output/$1.txt" | tail -n 4 | cut -c1-200 | paste -sd ';'; }
 
 needs_two() { ((gpus >= 2)) || { echo "$1: not run, it needs two GPUs"; return 1; }; }
 
@@ -64,6 +64,7 @@ cluster() {
   CARAVAN_TEST_WORKER_FLAGS+=" --batch_invariant"
   python_tests triton conformance/triton_{outputs,clients,tables,http_errors}_test.py
 }
+shared_memory() { step shared_memory 150 "$python" "$here/cuda_shared_memory.py" "$programs" $((gpus < 2 ? 1 : 2)); }
 whole_model() {
   step whole_model 900 "$python" "$here/whole_model.py" "$programs" --tensor_parallel "$(degrees 2)" --keep "$weights"
   step tensor_parallel 600 "$python" "$here/whole_model.py" "$programs" llama2_70b_4_layers --dtypes "" --tensor_parallel "$(degrees 8)"
@@ -88,10 +89,10 @@ floor() {
   step floor_8b 300 "$here/floor.sh" "$programs" llama3_8b bfloat16 1
 }
 
-for name in "${@:-operators model ranks processes cluster whole_model same_ids start kill_ranks floor}"; do
+for name in "${@:-operators model ranks processes cluster shared_memory whole_model same_ids start kill_ranks floor}"; do
   for one in $name; do
     case $one in
-      operators | model | ranks | processes | cluster | whole_model | same_ids | start | kill_ranks | floor) "$one" ;;
+      operators | model | ranks | processes | cluster | shared_memory | whole_model | same_ids | start | kill_ranks | floor) "$one" ;;
       *) echo "$one is no step" && exit 2 ;;
     esac
   done

@@ -114,7 +114,8 @@ class Cluster:
     """gateway + tokenizer + replicas x tensor_parallel workers; use it in a `with`, or call close()."""
 
     def __init__(self, model=DEMO_MODEL, tensor_parallel=1, replicas=1, worker_flags=(), gateway_flags=(),
-                 tokenizer_flags=(), tokenizer=None):
+                 tokenizer_flags=(), tokenizer=None, loaded=True):
+        """`loaded`: the replicas have the model at the start."""
         self.model = pathlib.Path(model)
         self.tokenizer_folder = pathlib.Path(tokenizer or model)
         self.tensor_parallel = tensor_parallel
@@ -124,12 +125,12 @@ class Cluster:
         self._processes = []
         self._channels = []
         try:
-            self._start(replicas, list(gateway_flags), list(tokenizer_flags))
+            self._start(replicas, list(gateway_flags), list(tokenizer_flags), loaded)
         except BaseException:
             self.close()
             raise
 
-    def _start(self, replicas, gateway_flags, tokenizer_flags):
+    def _start(self, replicas, gateway_flags, tokenizer_flags, loaded):
         self.tokenizer = self.launch("tokenizer", PROGRAMS / "caravan_tokenizer", f"--model={self.tokenizer_folder}",
                                      *tokenizer_flags)
         leaders = [self.launch_worker(replica, 0) for replica in range(replicas)]
@@ -145,12 +146,13 @@ class Cluster:
         for process in [self.gateway, *(worker for group in self.workers for worker in group[1:])]:
             process.await_ports()
         self.tokenizer.await_serving()
-        for leader in leaders:
+        for leader in leaders if loaded else ():
             leader.await_serving()
         self.gateway.await_serving()
         self.channel = self.connect(self.gateway.address)
         self.generation = protos.generation_grpc.GenerationStub(self.channel)
-        self.await_replicas(replicas)
+        if loaded:
+            self.await_replicas(replicas)
 
     def launch(self, name, *arguments):
         flags = [] if any(str(flag).startswith("--listen_address") for flag in arguments) else [

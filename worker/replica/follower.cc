@@ -23,8 +23,8 @@ constexpr absl::Duration kDialTimeout = absl::Seconds(5);
 
 ReplicaFollower::ReplicaFollower(FollowerOptions options, RankRunner* runner)
     : options_(std::move(options)),
-      runner_(runner),
-      stub_(v1::Replica::NewStub(MakeChannel(options_.leader_address))) {}
+      stub_(v1::Replica::NewStub(MakeChannel(options_.leader_address))),
+      loaded_{runner, options_.fingerprint} {}
 
 ReplicaFollower::~ReplicaFollower() = default;
 
@@ -93,22 +93,25 @@ bool ReplicaFollower::ServeStream(grpc::Status* end) {
 }
 
 v1::FollowerMessage ReplicaFollower::HelloMessage() const {
-  const RunnerLimits& limits = runner_->limits();
   v1::FollowerMessage message;
   v1::FollowerHello* hello = message.mutable_hello();
   hello->mutable_rank()->set_tensor(static_cast<uint32_t>(options_.rank));
   hello->set_tensor_parallel(static_cast<uint32_t>(options_.tensor_parallel));
-  hello->set_fingerprint(options_.fingerprint);
   hello->set_build(options_.build);
   hello->set_host(LocalHostName());
   hello->set_boot_id(LocalBootId());
   hello->set_pid(static_cast<uint32_t>(getpid()));
-  hello->set_num_blocks(static_cast<uint32_t>(limits.num_blocks));
   hello->set_memory_bytes(options_.memory_bytes ? options_.memory_bytes() : 0);
   hello->set_device(DeviceName(options_.gpu));
-  hello->set_limits(DescribeLimits(limits));
   hello->set_device_name(options_.device_name);
   hello->set_device_total_bytes(options_.device_total_bytes);
+  const std::lock_guard lock(mutex_);
+  hello->set_unloaded(loaded_.runner == nullptr);
+  if (loaded_.runner == nullptr) return message;
+  const RunnerLimits& limits = loaded_.runner->limits();
+  hello->set_fingerprint(loaded_.fingerprint);
+  hello->set_num_blocks(static_cast<uint32_t>(limits.num_blocks));
+  hello->set_limits(DescribeLimits(limits));
   return message;
 }
 
@@ -139,6 +142,9 @@ void ReplicaFollower::Handle(const v1::LeaderMessage& message) {
     case v1::LeaderMessage::kStep:
       if (message.epoch() != epoch_) return;  // fenced
       break;
+    case v1::LeaderMessage::kLoad:
+    case v1::LeaderMessage::kUnload:
+      return WantModel(message.has_load());
     case v1::LeaderMessage::kHeartbeat:
     case v1::LeaderMessage::MESSAGE_NOT_SET:
       return;
@@ -187,11 +193,17 @@ void ReplicaFollower::Finish(const absl::Status& status) {
   }
   AbortEpoch();
   changed_.notify_all();
+  if (options_.on_end) options_.on_end();
 }
 
 bool ReplicaFollower::finished() const {
   const std::lock_guard lock(mutex_);
   return finished_;
+}
+
+absl::Status ReplicaFollower::result() const {
+  const std::lock_guard lock(mutex_);
+  return result_;
 }
 
 void ReplicaFollower::SendHeartbeats() {
@@ -220,7 +232,7 @@ void ReplicaFollower::SendHeartbeats() {
 }
 
 v1::FollowerMessage ReplicaFollower::ProgressMessage() const {
-  const RankProgress progress = runner_->progress();
+  const RankProgress progress = OwnProgress();
   v1::FollowerMessage message;
   message.mutable_progress()->set_step(progress.steps_done);
   message.mutable_progress()->set_layer(static_cast<uint32_t>(progress.layers_done));
@@ -252,7 +264,7 @@ void ReplicaFollower::JudgeGroup() {
 }
 
 void ReplicaFollower::JudgeOwnStep(absl::Time now, absl::Duration late) {
-  const absl::Duration standstill = standstill_.Look(runner_->progress(), now, late);
+  const absl::Duration standstill = standstill_.Look(OwnProgress(), now, late);
   if (wedged_ || standstill <= 2 * options_.wedge_timeout) return;
   wedged_ = true;
   if (!options_.on_wedged) return;

@@ -22,13 +22,19 @@
 
 namespace caravan {
 
+// What a rank holds.
+struct LoadedRank {
+  RankRunner* runner = nullptr;  // null: nothing
+  std::string fingerprint;       // of the model
+};
+
 struct FollowerOptions {
   uint64_t instance = 0;  // this process life
   int rank = 1;
   int tensor_parallel = 2;
   int gpu = -1;  // CUDA device of this rank; -1: it computes on the CPU
   std::string leader_address;
-  std::string fingerprint;
+  std::string fingerprint;  // of the runner's model
   std::string build;
   absl::Duration rank_timeout = absl::Seconds(1);  // silence after which the leader is lost
   // Called once where this rank stands still for 2 · wedge_timeout, though the leader gives an
@@ -40,13 +46,20 @@ struct FollowerOptions {
   std::string device_name;                 // as WorkerRank says it
   uint64_t device_total_bytes = 0;
   std::function<uint64_t()> device_memory_bytes;  // in use, for the heartbeats
+  // When the leader wants the model loaded, and released, on the thread that runs steps. The runner
+  // lives until `unload` is called.
+  std::function<absl::StatusOr<LoadedRank>()> load;
+  std::function<void()> unload;
+  // Run is going to return, once what its threads are in (loading, at worst) is over. Any thread;
+  // must not block.
+  std::function<void()> on_end;
 };
 
-// Dials the leader again for ever, whatever breaks; the weights stay loaded. Run's thread reads,
-// one thread runs steps, one sends heartbeats.
+// Dials the leader again for ever, whatever breaks; the weights stay loaded, but for the leader's
+// word. Run's thread reads, one thread runs steps, one sends heartbeats.
 class ReplicaFollower {
  public:
-  // `runner` outlives this.
+  // `runner` outlives this; null: it joins without a model.
   ReplicaFollower(FollowerOptions options, RankRunner* runner);
   ~ReplicaFollower();
 
@@ -60,6 +73,8 @@ class ReplicaFollower {
   void Stop();
 
   uint64_t epoch() const { return epoch_; }
+  // Once Run has returned, or is going to.
+  absl::Status result() const;
 
  private:
   using Stream = grpc::ClientReaderWriter<v1::FollowerMessage, v1::LeaderMessage>;
@@ -80,6 +95,10 @@ class ReplicaFollower {
   void Execute(const v1::LeaderMessage& message);
   void OnConfigure(const v1::LeaderMessage& message);
   void DropOldGroup();
+  void WantModel(bool loaded);
+  void SwitchModel(bool loaded);
+  absl::Status LoadModel();
+  RankProgress OwnProgress() const;
   void OnRendezvous(const v1::LeaderMessage& message);
   void OnStep(const v1::LeaderMessage& message);
   void CollectStep();
@@ -93,7 +112,6 @@ class ReplicaFollower {
   void JudgeOwnStep(absl::Time now, absl::Duration late);
 
   const FollowerOptions options_;
-  RankRunner* const runner_;
   const std::unique_ptr<v1::Replica::Stub> stub_;
   std::atomic<uint64_t> epoch_{0};     // last configured; on every message
   std::atomic<bool> in_epoch_{false};  // written with mutex_ held
@@ -111,6 +129,9 @@ class ReplicaFollower {
   std::shared_ptr<grpc::ClientContext> context_;  // of the present stream
   absl::Time last_heard_;
   uint64_t leader_ = 0;  // instance, once it has spoken on the present stream
+  // Changed by the step thread alone, which need not lock to read it.
+  LoadedRank loaded_;
+  std::optional<bool> wanted_model_;  // loaded or not, as the leader said last; none: as it is
   std::deque<v1::LeaderMessage> commands_;
   std::shared_ptr<CollectivesBuilder> builder_;
   std::shared_ptr<Collectives> ranks_;

@@ -22,14 +22,19 @@ constexpr absl::Duration kQuiet = absl::Milliseconds(20);
 void ReplicaFollower::RunSteps() {
   std::unique_lock lock(mutex_);
   while (true) {
-    const auto called = [this] { return finished_ || !commands_.empty(); };
+    const auto called = [this] {
+      return finished_ || wanted_model_.has_value() || !commands_.empty();
+    };
     if (in_flight_ == 0 && !preparing_) {
       changed_.wait(lock, called);
     } else {
       changed_.wait_for(lock, absl::ToChronoNanoseconds(kQuiet), called);
     }
     if (finished_) return;
-    if (commands_.empty()) {
+    if (const std::optional<bool> wanted = std::exchange(wanted_model_, std::nullopt)) {
+      lock.unlock();
+      SwitchModel(*wanted);
+    } else if (commands_.empty()) {
       lock.unlock();
       preparing_ ? AwaitEpoch() : CollectStep();
     } else {
@@ -44,6 +49,7 @@ void ReplicaFollower::RunSteps() {
 
 void ReplicaFollower::Execute(const v1::LeaderMessage& message) {
   if (message.epoch() != epoch_) return;  // another one was configured meanwhile
+  if (loaded_.runner == nullptr) return;  // no epoch is formed with a rank that has no model
   if (message.has_configure()) OnConfigure(message);
   if (message.has_rendezvous()) OnRendezvous(message);
   if (message.has_step()) OnStep(message);
@@ -95,7 +101,7 @@ void ReplicaFollower::OnRendezvous(const v1::LeaderMessage& message) {
   absl::StatusOr<std::unique_ptr<Collectives>> made = builder->Connect(addresses);
   if (!made.ok()) return ReportUnformed(message.epoch(), made.status());
   const std::shared_ptr<Collectives> ranks = *std::move(made);
-  runner_->Reset(ranks);
+  loaded_.runner->Reset(ranks);
   runner_epoch_ = message.epoch();
   in_flight_ = 0;
   preparing_ = true;
@@ -113,12 +119,12 @@ void ReplicaFollower::OnRendezvous(const v1::LeaderMessage& message) {
 }
 
 void ReplicaFollower::OnStep(const v1::LeaderMessage& message) {
-  const RunnerLimits& limits = runner_->limits();
+  const RunnerLimits& limits = loaded_.runner->limits();
   const absl::StatusOr<StepPlan> plan = DecodeStepPlan(message.step(), limits);
   if (!plan.ok()) return ReportFailure(message.epoch(), plan.status());
   if (in_flight_ == limits.max_steps_in_flight) CollectStep();
   if (!in_epoch_) return;
-  if (const absl::Status status = runner_->Submit(*plan); !status.ok()) {
+  if (const absl::Status status = loaded_.runner->Submit(*plan); !status.ok()) {
     return ReportFailure(runner_epoch_, status);
   }
   ++in_flight_;
@@ -126,7 +132,7 @@ void ReplicaFollower::OnStep(const v1::LeaderMessage& message) {
 
 // The results of a follower are rank 0's too.
 void ReplicaFollower::CollectStep() {
-  const absl::Status status = runner_->Collect().status();
+  const absl::Status status = loaded_.runner->Collect().status();
   if (status.ok()) {
     --in_flight_;
   } else {
@@ -136,7 +142,7 @@ void ReplicaFollower::CollectStep() {
 
 // Making ready (CUDA graphs) may fail like a step, and then no step may ever come.
 void ReplicaFollower::AwaitEpoch() {
-  const absl::Status status = runner_->AwaitEpoch(absl::ZeroDuration());
+  const absl::Status status = loaded_.runner->AwaitEpoch(absl::ZeroDuration());
   if (absl::IsDeadlineExceeded(status)) return;
   preparing_ = false;
   if (!status.ok()) ReportFailure(runner_epoch_, status);

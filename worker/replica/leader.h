@@ -37,6 +37,13 @@ class ReplicaLeader final : public v1::Replica::CallbackService, private JoinStr
   // limits and progress, and outlives Stop.
   void Begin(const std::string& fingerprint, const RankRunner* runner);
 
+  // Has the followers load; Begin follows. AwaitEpoch gives the error of one that can't.
+  void Load();
+  // Ends the epoch, has the followers release their model, and forgets the runner of Begin.
+  void Unload();
+  // Until all that have joined have done so: DEADLINE_EXCEEDED with one that has not.
+  absl::Status AwaitUnloaded(absl::Duration timeout);
+
   // The epoch that stands, if its number is above `after`; waits for it for at most `timeout`, else
   // DEADLINE_EXCEEDED with what is missing. FAILED_PRECONDITION where none can ever be formed,
   // since these ranks have no collectives in common.
@@ -50,8 +57,9 @@ class ReplicaLeader final : public v1::Replica::CallbackService, private JoinStr
   // This rank found out by itself that `epoch` has fallen.
   void GiveUp(uint64_t epoch, const std::string& why);
 
-  uint64_t epoch() const;                         // that stands, or stood last
-  std::vector<v1::WorkerRank> followers() const;  // "loading" before they joined, "ready", "lost"
+  uint64_t epoch() const;  // that stands, or stood last
+  // "loading" before they joined, "ready", "unloaded", "lost".
+  std::vector<v1::WorkerRank> followers() const;
 
   // Tells the followers to leave, with the code of `reason` (OK: the replica has drained).
   void Dismiss(const absl::Status& reason);
@@ -73,6 +81,7 @@ class ReplicaLeader final : public v1::Replica::CallbackService, private JoinStr
     std::string address;  // of its collectives in the epoch that forms
     bool has_address = false;
     bool ready = false;  // for the epoch that forms
+    bool loaded = false;
   };
 
   void OnFollowerMessage(const std::shared_ptr<JoinStream>& stream,
@@ -83,6 +92,8 @@ class ReplicaLeader final : public v1::Replica::CallbackService, private JoinStr
   void OnHello(const std::shared_ptr<JoinStream>& stream, const v1::FollowerMessage& message);
   void OnFormed(Follower& follower, const v1::FollowerMessage& message);
   void OnFailed(int rank, const v1::FollowerFailed& failed);
+  void OnUnloaded(int rank, const v1::FollowerUnloaded& unloaded);
+  void TellWhatToHold(Follower& follower);
   absl::Status CheckHello(const v1::FollowerHello& hello) const;
   void Refuse(int rank, const absl::Status& why);
   int RankOf(const JoinStream* stream) const;  // 0: none's
@@ -118,6 +129,8 @@ class ReplicaLeader final : public v1::Replica::CallbackService, private JoinStr
   uint64_t stood_ = 0;                  // the last one that stood
   bool forming_ = false;
   bool stands_ = false;
+  WantedModel wanted_;              // that the followers hold
+  bool stood_since_ = false;        // an epoch, since this model was loaded
   int32_t num_blocks_ = 0;          // agreed; 0 before the first epoch
   bool avoid_host_kind_ = false;    // that of one host's memory failed
   uint64_t kind_failed_epoch_ = 0;  // last one that kind_ could not form ...

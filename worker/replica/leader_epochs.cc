@@ -61,6 +61,7 @@ absl::Status ReplicaLeader::Form(std::unique_lock<std::mutex>& lock) {
   forming_ = false;
   stands_ = true;
   stood_ = epoch_;
+  stood_since_ = true;
   builder_ = nullptr;
   kind_failures_ = 0;
   standstill_in_epoch_.Restart(absl::Now());
@@ -206,14 +207,16 @@ void ReplicaLeader::JudgeProgress(absl::Time now, absl::Duration late) {
 }
 
 bool ReplicaLeader::AllJoined() const {
-  return runner_ != nullptr && std::all_of(followers_.begin() + 1, followers_.end(),
-                                           [](const Follower& f) { return f.stream != nullptr; });
+  return runner_ != nullptr &&
+         std::all_of(followers_.begin() + 1, followers_.end(),
+                     [](const Follower& f) { return f.stream != nullptr && f.loaded; });
 }
 
 std::string ReplicaLeader::Missing() const {
   std::string missing;
   for (int rank = 1; rank < options_.tensor_parallel; ++rank) {
-    if (followers_[rank].stream == nullptr) absl::StrAppend(&missing, " ", rank);
+    const Follower& follower = followers_[rank];
+    if (follower.stream == nullptr || !follower.loaded) absl::StrAppend(&missing, " ", rank);
   }
   if (missing.empty()) return "the ranks form their next epoch";
   return absl::StrCat("the replica waits for rank", missing);

@@ -16,8 +16,9 @@ struct LeaderOptions {
   int tensor_parallel = 1;
   int gpu = -1;  // CUDA device of this rank; -1: it computes on the CPU
   std::string collectives = "auto";
-  double spare_blocks = 0;  // share of the KV blocks left unused: a rank may come back with fewer
-  std::string build;        // version; the followers' must be equal
+  double spare_blocks = 0;    // share of the KV blocks left unused: a rank may come back with fewer
+  std::string build;          // version; the followers' must be equal
+  bool load_at_start = true;  // Load has been called
   absl::Duration rank_timeout = absl::Seconds(1);   // silence after which a rank is lost
   absl::Duration form_timeout = absl::Seconds(20);  // of one attempt to form an epoch
   // A step that makes no progress for so long loses its epoch.
@@ -30,6 +31,9 @@ struct LeaderOptions {
   // back.
   std::function<void(const std::string& why)> on_wedged;
 };
+
+// What a replica's followers are to hold.
+enum class WantedModel : uint8_t { kAnything, kLoaded, kUnloaded };
 
 // The group of one epoch, from rank 0.
 struct Epoch {
