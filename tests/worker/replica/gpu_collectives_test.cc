@@ -374,9 +374,13 @@ TEST(GpuLeader, TakesNcclOnceARankCanNotMapItsPeers) {
   EXPECT_TRUE(follower.Hear().has_abort());
   heard = follower.Hear();
   EXPECT_EQ(heard.configure().collectives(), "peer");
-  follower.SayFailed(heard.epoch(), "no peer access", absl::StatusCode::kFailedPrecondition);
-  EXPECT_TRUE(follower.Hear().has_abort());
-  heard = follower.Hear();
+  // Once may be a rank that died; see BelievesAFailureOfACollectivesKindOnlyTwiceInARow.
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_EQ(heard.configure().collectives(), "peer");
+    follower.SayFailed(heard.epoch(), "no peer access", absl::StatusCode::kFailedPrecondition);
+    EXPECT_TRUE(follower.Hear().has_abort());
+    heard = follower.Hear();
+  }
   EXPECT_EQ(heard.configure().collectives(), "nccl");
 }
 
