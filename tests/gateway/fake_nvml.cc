@@ -4,7 +4,7 @@
 namespace {
 unsigned long long energy = 5000;  // millijoules
 char gpus[2];                      // their addresses are the handles
-}
+}  // namespace
 
 extern "C" {
 int nvmlInit_v2() { return 0; }
