@@ -125,9 +125,9 @@ bool InferenceServer::ModelReady(const std::string& name, const std::string& ver
 ServerMetadata InferenceServer::Metadata() const {
   return {kServerName,
           kServerVersion,
-          {"model_repository", "model_repository(unload_dependents)", "model_configuration",
-           "system_shared_memory", "binary_tensor_data", "parameters", "statistics", "trace",
-           "logging"}};
+          {"classification", "model_repository", "model_repository(unload_dependents)",
+           "model_configuration", "system_shared_memory", "binary_tensor_data", "parameters",
+           "statistics", "trace", "logging"}};
 }
 
 const TritonModel* InferenceServer::FindAny(const std::string& name) const {
