@@ -118,7 +118,7 @@ absl::Status RunChat(const ChatOptions& flags) {
       chat.Reset();
       continue;
     }
-    const absl::Status status = chat.Answer(line);
+    absl::Status status = chat.Answer(line);
     if (!status.ok()) return status;
   }
 }

@@ -119,11 +119,27 @@ Cluster::Service Cluster::MakeWorker(int replica, int rank,
                       "--model_name=" + options_.model_name,
                       absl::StrCat("--rank=", rank),
                       absl::StrCat("--tensor_parallel=", options_.tensor_parallel),
-                      absl::StrCat("--gpu=", replica * options_.tensor_parallel + rank)};
+                      absl::StrCat("--gpu=", GpuOf(replica, rank))};
   if (rank > 0) worker.arguments.push_back("--leader_address=" + leader_address);
   worker.arguments.insert(worker.arguments.end(), options_.worker_flags.begin(),
                           options_.worker_flags.end());
+  // NCCL takes two ranks on one GPU for a mistake, unless they seem to be on two hosts.
+  if (SharesGpu(replica, rank) && std::getenv("NCCL_HOSTID") == nullptr) {
+    worker.environment.push_back(absl::StrCat("NCCL_HOSTID=caravan-rank-", rank));
+  }
   return worker;
+}
+
+int Cluster::GpuOf(int replica, int rank) const {
+  const int worker = replica * options_.tensor_parallel + rank;
+  return options_.gpus.empty() ? worker : options_.gpus[static_cast<size_t>(worker)];
+}
+
+bool Cluster::SharesGpu(int replica, int rank) const {
+  for (int other = 0; other < options_.tensor_parallel; ++other) {
+    if (other != rank && GpuOf(replica, other) == GpuOf(replica, rank)) return true;
+  }
+  return false;
 }
 
 absl::Status Cluster::StartGateway() {
@@ -162,6 +178,7 @@ absl::Status Cluster::Launch(Service* service) {
   ProcessSpec spec;
   spec.name = service->name;
   spec.argv = CommandOf(*service);
+  spec.environment = service->environment;
   if (std::getenv("OMP_NUM_THREADS") == nullptr) {
     spec.environment.push_back(ThreadsVariable(options_.replicas * options_.tensor_parallel));
   }
@@ -211,15 +228,16 @@ absl::Status Cluster::AwaitReady(const std::function<void(const LoadProgress&)>&
   for (size_t i = 0; i < workers_.size(); i += options_.tensor_parallel) {
     leaders.push_back(workers_[i]->address);
   }
-  ReadinessProbe probe(leaders, gateway_.address);
+  ReadinessProbe probe(leaders, gateway_.address, options_.loaded_at_start);
   // No deadline: a large model on a slow disk takes what it takes, and a process that fails ends.
-  return supervisor_->PollUntil(
+  RETURN_IF_ERROR(supervisor_->PollUntil(
       [&probe, &on_progress] {
         const LoadProgress progress = probe.Ask();
         on_progress(progress);
-        return probe.ready();
+        return probe.ready() || !probe.failure().ok();
       },
-      absl::InfiniteFuture(), "the model");
+      absl::InfiniteFuture(), "the model"));
+  return probe.failure();
 }
 
 void Cluster::Stop() {

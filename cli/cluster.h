@@ -21,12 +21,14 @@ struct ClusterOptions {
   std::string model_name;      // what clients call it; empty: the folder's name
   int tensor_parallel = 1;     // workers of a replica
   int replicas = 1;
+  std::vector<int> gpus;           // of each worker, replica by replica; empty: 0, 1, 2, …
   std::string host = "127.0.0.1";  // where the gateway listens; the others stay on loopback
   int gateway_port = 0;            // ports: 0 = a free one
   int http_port = 0;
   int metrics_port = 0;
   int tokenizer_port = 0;
   int drain_timeout_ms = 30000;
+  bool loaded_at_start = true;  // false: replicas are up without the model
   std::vector<std::string> gateway_flags;
   std::vector<std::string> tokenizer_flags;
   std::vector<std::string> worker_flags;
@@ -74,7 +76,8 @@ class Cluster {
   struct Service {
     int index = -1;  // of the supervisor
     std::string name;
-    std::vector<std::string> arguments;  // without the addresses
+    std::vector<std::string> arguments;    // without the addresses
+    std::vector<std::string> environment;  // "NAME=value", besides ours
     std::string port_file;
     std::string host;
     int port = 0;          // asked for
@@ -91,6 +94,8 @@ class Cluster {
   absl::Status AwaitPorts(const std::vector<Service*>& services);
   bool ReadPorts(Service* service);
   Service MakeWorker(int replica, int rank, const std::string& leader_address) const;
+  int GpuOf(int replica, int rank) const;
+  bool SharesGpu(int replica, int rank) const;  // with another rank of its replica
   absl::Status StartWorkers();
   absl::Status StartGateway();
   absl::Status AwaitReady(const std::function<void(const LoadProgress&)>& on_progress);

@@ -1,7 +1,10 @@
 #include "cli/cluster_flags.h"
 
 #include <limits>
+#include <set>
 
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "cli/preflight.h"
@@ -32,7 +35,9 @@ std::string NameOfCheckpoint(std::string path) {
 }  // namespace
 
 void ClusterFlags::AddTo(Options* options) {
-  options->Add("model", &model, "folder of the model, in the layout of Hugging Face");
+  options->Add("model", &model,
+               "folder of the model: Hugging Face's (safetensors or pytorch_model*.bin), or a "
+               "checkpoint of FasterTransformer");
   options->Add("tokenizer", &tokenizer, "folder of the tokenizer's files (default: the model's)");
   options->Add("model_name", &model_name, "what clients call it (default: the folder's name)");
   options->Add("tensor_parallel", &tensor_parallel,
@@ -46,8 +51,12 @@ void ClusterFlags::AddTo(Options* options) {
   options->Add("device", &device,
                "auto, cuda or cpu (default: auto, cuda where a GPU can be used); on CUDA each "
                "worker has a GPU of its own");
+  options->Add("gpus", &gpus,
+               "the GPU of each worker, replica by replica, such as 0,0,1,1 (default: 0,1,2,...); "
+               "workers on one GPU take turns, which is slow");
   options->Add("dtype", &dtype, "auto, float32, bfloat16 or float16 (default: the worker's)");
-  options->Add("load_format", &load_format, "auto or dummy (random weights)");
+  options->Add("load_format", &load_format,
+               "auto (whatever lies in the folder) or dummy (random weights from its config.json)");
   options->Add("kv_cache_bytes", &kv_cache_bytes, "memory of each worker for keys and values");
   options->Add("max_batch_tokens", &max_batch_tokens, "most tokens in one step");
   options->Add("worker_flags", &worker_flags, "further flags of each worker, separated by spaces");
@@ -78,6 +87,41 @@ absl::Status ClusterFlags::TakeTritonRepository() {
   return absl::OkStatus();
 }
 
+absl::StatusOr<std::vector<int>> ParseGpus(const std::string& text, int workers) {
+  constexpr int kMostGpus = 1024;
+  std::vector<int> gpus;
+  for (const absl::string_view part : absl::StrSplit(text, ',')) {
+    int gpu = 0;
+    if (!absl::SimpleAtoi(part, &gpu) || gpu < 0 || gpu >= kMostGpus) {
+      return absl::InvalidArgumentError(absl::StrCat("--gpus is '", text, "'; '", part,
+                                                     "' is not the number of a GPU, from 0 to ",
+                                                     kMostGpus - 1));
+    }
+    gpus.push_back(gpu);
+  }
+  if (static_cast<int>(gpus.size()) != workers) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--gpus names ", gpus.size(), " GPUs for --replicas x --tensor_parallel = ", workers,
+        " workers; name one for each"));
+  }
+  return gpus;
+}
+
+std::vector<int> ClusterFlags::GpusOrExit(const Options& options, int workers) const {
+  if (gpus.empty()) return {};
+  if (device == "cpu") options.Fail("--gpus is given, and --device=cpu uses none");
+  const absl::StatusOr<std::vector<int>> parsed = ParseGpus(gpus, workers);
+  if (!parsed.ok()) options.Fail(std::string(parsed.status().message()));
+  const bool share = std::set<int>(parsed->begin(), parsed->end()).size() < parsed->size();
+  if (share && kv_cache_bytes.empty() && !absl::StrContains(worker_flags, "kv_cache_bytes")) {
+    options.Fail(
+        "--gpus puts several workers on one GPU, of which the first would take all that "
+        "--gpu_memory_fraction allows; say with --kv_cache_bytes how much memory each of them "
+        "has for keys and values");
+  }
+  return *parsed;
+}
+
 ClusterOptions ClusterFlags::MakeOrExit(const Options& options) const {
   const struct {
     const char* name;
@@ -104,6 +148,7 @@ ClusterOptions ClusterFlags::MakeOrExit(const Options& options) const {
   cluster.model_name = model_name.empty() ? NameOfCheckpoint(model) : model_name;
   cluster.tensor_parallel = static_cast<int>(tensor_parallel.value_or(1));
   cluster.replicas = static_cast<int>(replicas);
+  cluster.gpus = GpusOrExit(options, cluster.replicas * cluster.tensor_parallel);
   cluster.host = host;
   cluster.gateway_port = static_cast<int>(gateway_port);
   cluster.http_port = static_cast<int>(http_port);
@@ -117,8 +162,24 @@ ClusterOptions ClusterFlags::MakeOrExit(const Options& options) const {
                                     {"max_batch_tokens", &max_batch_tokens}}) {
     if (!value->empty()) cluster.worker_flags.push_back(absl::StrCat("--", name, "=", *value));
   }
+  // The gateway says when; a worker that is restarted while the model is unloaded stays without it.
+  if (triton_model_control_mode == "explicit") {
+    cluster.worker_flags.emplace_back("--load_at_start=false");
+    cluster.loaded_at_start = false;
+    for (const absl::string_view name : absl::StrSplit(triton_load_models, ',')) {
+      if (name == "*" || name == "fastertransformer" || name == "ensemble") {
+        cluster.loaded_at_start = true;
+      }
+    }
+  }
   for (const std::string& flag : SplitFlags(worker_flags)) cluster.worker_flags.push_back(flag);
   cluster.gateway_flags = triton_flags;
+  if (!triton_model_control_mode.empty()) {
+    cluster.gateway_flags.push_back("--triton_model_control_mode=" + triton_model_control_mode);
+  }
+  if (!triton_load_models.empty()) {
+    cluster.gateway_flags.push_back("--triton_load_models=" + triton_load_models);
+  }
   // Behind what the repository says: the last of equal flags wins.
   for (const std::string& flag : SplitFlags(gateway_flags)) cluster.gateway_flags.push_back(flag);
   cluster.tokenizer_flags = SplitFlags(tokenizer_flags);

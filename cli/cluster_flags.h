@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "cli/cluster.h"
 #include "cli/options.h"
 
@@ -23,6 +24,7 @@ struct ClusterFlags {
   int64_t metrics_port = 0;
   int64_t tokenizer_port = 0;
   std::string device;
+  std::string gpus;
   std::string dtype;
   std::string load_format;
   std::string kv_cache_bytes;
@@ -35,6 +37,8 @@ struct ClusterFlags {
 
   std::string triton_model_repository;
   std::vector<std::string> triton_flags;  // of the gateway, from the repository
+  std::string triton_model_control_mode;
+  std::string triton_load_models;
 
   void AddTo(Options* options);
   // Ends the process with 2 where a number is out of range.
@@ -43,7 +47,14 @@ struct ClusterFlags {
   // Takes what the repository says, where there is one, for what was not given; prints what is
   // served otherwise. Before MakeOrExit.
   absl::Status TakeTritonRepository();
+
+ private:
+  std::vector<int> GpusOrExit(const Options& options, int workers) const;
 };
+
+// "0,0,1,1": the GPU of each of `workers` workers. INVALID_ARGUMENT where a part is no number of a
+// GPU, or there are not as many.
+absl::StatusOr<std::vector<int>> ParseGpus(const std::string& text, int workers);
 
 // The top folder of the repository that this program was built in.
 std::string RepositoryFolder();

@@ -63,7 +63,7 @@ absl::StatusOr<GenerationResult> GenerationClient::Generate(const v1::GenerateRe
   absl::Duration backoff = kFirstBackoff;
   while (true) {
     const size_t tokens_before = result.token_ids.size();
-    const absl::Status status = RunAttempt(attempt, on_event, &result);
+    absl::Status status = RunAttempt(attempt, on_event, &result);
     if (status.ok()) return result;
     if (result.token_ids.size() > tokens_before) {
       give_up_at = absl::Now() + retry_.give_up_after;

@@ -19,8 +19,9 @@ void SetDeadline(grpc::ClientContext* context) {
 
 }  // namespace
 
-ReadinessProbe::ReadinessProbe(const std::vector<std::string>& leaders,
-                               const std::string& gateway) {
+ReadinessProbe::ReadinessProbe(const std::vector<std::string>& leaders, const std::string& gateway,
+                               bool loaded)
+    : loaded_(loaded) {
   for (const std::string& leader : leaders) {
     leaders_.push_back(v1::Worker::NewStub(MakeChannel(leader)));
   }
@@ -40,7 +41,11 @@ LoadProgress ReadinessProbe::Ask() {
       progress.fraction = 0;
       continue;
     }
-    const bool is_ready = status.state() == "ready";
+    const v1::WorkerModelStatus& model = status.load().model_status();
+    if (model.state() == v1::WorkerModelStatus::UNLOADED && !model.unload_wanted()) {
+      failure_ = absl::FailedPreconditionError(model.reason());
+    }
+    const bool is_ready = IsUp(status.state());
     progress.fraction = std::min(progress.fraction, is_ready ? 1.0 : status.loaded_fraction());
     progress.bytes_per_second += status.load_bytes_per_second();
     progress.ready_replicas += is_ready ? 1 : 0;
@@ -64,7 +69,7 @@ bool ReadinessProbe::GatewayServesAll() {
   size_t ready_replicas = 0;
   for (const v1::ModelInfo& model : models.models()) {
     for (const v1::ReplicaInfo& replica : model.replicas()) {
-      ready_replicas += replica.ready() ? 1 : 0;
+      ready_replicas += IsUp(replica.state()) ? 1 : 0;
     }
   }
   return ready_replicas == leaders_.size();
@@ -85,6 +90,7 @@ absl::Status CheckVocabularies(const std::string& tokenizer, const std::string& 
   if (!models_status.ok()) return FromGrpcStatus(models_status);
   for (const v1::ModelInfo& model : models.models()) {
     if (vocabulary.size() <= model.vocabulary_size()) continue;  // models pad theirs
+    if (model.vocabulary_size() == 0) continue;                  // none is loaded yet
     return absl::FailedPreconditionError(
         absl::StrCat("the tokenizer of ", model.name(), " has a vocabulary of ", vocabulary.size(),
                      " tokens, its weights only of ", model.vocabulary_size(),

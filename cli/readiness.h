@@ -15,21 +15,29 @@ namespace caravan {
 
 class ReadinessProbe {
  public:
-  ReadinessProbe(const std::vector<std::string>& leaders, const std::string& gateway);
+  // `loaded` false: a replica without a model is as it should be.
+  ReadinessProbe(const std::vector<std::string>& leaders, const std::string& gateway, bool loaded);
 
   // Blocks for at most a fraction of a second.
   LoadProgress Ask();
 
   // As of the last Ask: every replica is ready, the gateway serves and knows all of them.
   bool ready() const { return ready_; }
+  // Why a replica gave up loading, if one did.
+  const absl::Status& failure() const { return failure_; }
 
  private:
   bool GatewayServesAll();
+  bool IsUp(const std::string& state) const {
+    return state == "ready" || (!loaded_ && state == "unloaded");
+  }
 
+  const bool loaded_;
   std::vector<std::unique_ptr<v1::Worker::Stub>> leaders_;
   std::unique_ptr<grpc::health::v1::Health::Stub> gateway_health_;
   std::unique_ptr<v1::Generation::Stub> gateway_;
   bool ready_ = false;
+  absl::Status failure_;
 };
 
 // Whether the tokenizer makes no ids that the served models don't have: FAILED_PRECONDITION with

@@ -31,7 +31,7 @@ std::string FormatReplicas(const v1::ModelInfo& model) {
                                                  "WAITING", "RUNNING", "KV TOKENS", "CACHED",
                                                  "TOKENS/S"}};
   for (const v1::ReplicaInfo& replica : model.replicas()) {
-    rows.push_back({replica.address(), replica.ready() ? "ready" : "not ready", replica.device(),
+    rows.push_back({replica.address(), replica.state(), replica.device(),
                     absl::StrCat(replica.tensor_parallel()), absl::StrCat(replica.epoch()),
                     absl::StrCat(replica.waiting_requests()),
                     absl::StrCat(replica.running_sequences()), DescribeBlocks(replica),

@@ -59,7 +59,7 @@ absl::Status RunCluster(const ClusterOptions& options, LogSink* log, ProgressLin
       [log](const std::string& name, const std::string& line) { log->Write(name, line); });
   Cluster cluster(options, &supervisor);
   const absl::Time started = absl::Now();
-  const absl::Status status = cluster.Start([progress](const LoadProgress& load) {
+  absl::Status status = cluster.Start([progress](const LoadProgress& load) {
     progress->Update("loading", load.fraction,
                      absl::StrFormat("%.2f GB/s", load.bytes_per_second / 1e9));
   });
@@ -100,6 +100,12 @@ int UpCommand(const std::vector<std::string>& words) {
   options.Add("triton_model_repository", &flags.triton_model_repository,
               "model repository of a Triton server with LLaMA on FasterTransformer, to be served "
               "in its place");
+  options.Add("triton_model_control_mode", &flags.triton_model_control_mode,
+              "none (default) or explicit: clients load and unload the model, in the workers' "
+              "memory too");
+  options.Add("triton_load_models", &flags.triton_load_models,
+              "with explicit control: models that are loaded at the start, separated by commas; "
+              "* = all");
   options.ParseOrExit(words);
   if (const absl::Status status = flags.TakeTritonRepository(); !status.ok()) {
     return Report("up", status);

@@ -93,7 +93,7 @@ std::string ToString(const absl::Status& status) {
 }
 
 absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
-    const GrpcServerOptions& options, std::vector<grpc::Service*> services) {
+    const GrpcServerOptions& options, const std::vector<grpc::Service*>& services) {
   ConfigureGrpc();
   auto server = std::unique_ptr<GrpcServer>(new GrpcServer);
   grpc::ServerBuilder builder;

@@ -41,8 +41,8 @@ class GrpcServer {
   // Starts to listen; health is NOT_SERVING until SetServing(true). `services` outlive the server.
   // UNAVAILABLE with the address where it can't be had (a port in use, say): an address is never
   // shared with another process.
-  static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(const GrpcServerOptions& options,
-                                                           std::vector<grpc::Service*> services);
+  static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(
+      const GrpcServerOptions& options, const std::vector<grpc::Service*>& services);
   ~GrpcServer();  // Shutdown(now)
 
   int port() const { return port_; }

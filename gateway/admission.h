@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <set>
 #include <string>
 #include <tuple>
@@ -15,7 +16,7 @@
 
 namespace caravan {
 
-class Admission {
+class Admission : public std::enable_shared_from_this<Admission> {
  public:
   using Time = std::chrono::steady_clock::time_point;
   enum class Place : uint8_t { kInflight, kQueued };
@@ -35,7 +36,7 @@ class Admission {
   // the queue is expected to take longer than the deadline leaves.
   absl::StatusOr<Place> Admit(const Candidate& candidate, Time now);
 
-  // The request is over, wherever it is.
+  // The request is over, wherever it is, and nothing of it waits for the client.
   void Leave(uint64_t id, Time now);
 
   // Back into the queue, at the place of its arrival: its replica was lost before it began. Never

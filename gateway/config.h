@@ -25,10 +25,22 @@ struct AdmissionLimits {
 
 // Bounds on what is kept for a client that reads slowly. A request that passes one of them ends
 // with RESOURCE_EXHAUSTED after the tokens that it has buffered.
+//
+// What waits for all of them together is bounded too, because a request keeps its place in flight
+// until its output has left. A gateway keeps for them at most
+//   2 x max_inflight_requests x (max_buffered_bytes + 16 KiB)   of each model
+//   + 2 MiB for each open Session and 64 KiB for each other call
+// where 2 is what the heap adds, 16 KiB one message, and 2 MiB the 64 messages on their way. Of a
+// request at Triton's doors, and of beams, its whole output is kept instead, whatever the buffer's
+// bounds: about 32 bytes for each token of each row and beam.
+// tests/cluster/slow_readers_test.py measures it.
 struct OutputLimits {
   int max_buffered_tokens = 4096;      // of one request
   int max_buffered_bytes = 1 << 20;    // of one request: text, ids and log probabilities
-  int slow_reader_timeout_ms = 30000;  // a request that ended but can't be written: stream broken
+  // A call whose client takes nothing for so long is broken off once its request has ended (a
+  // Session: at once). What an ended request of a Session still has is dropped when no credit
+  // comes for so long.
+  int slow_reader_timeout_ms = 30000;
 };
 
 // The doors for clients of Triton Inference Server; gRPC's is on listen_address.

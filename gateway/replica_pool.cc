@@ -27,10 +27,12 @@ struct StatusCalls {
 }  // namespace
 
 ReplicaPool::ReplicaPool(EventLoop* loop, const std::vector<std::string>& addresses,
-                         GatewayMetrics* metrics, std::function<void()> on_change)
+                         GatewayMetrics* metrics, ModelCommands::Options commands,
+                         std::function<void()> on_change)
     : loop_(loop),
       metrics_(metrics),
       on_change_(std::move(on_change)),
+      commands_(loop, &sessions_, std::move(commands)),
       router_(kMaxRoutingBlocks),
       models_(std::make_shared<ServedModels>()) {
   for (const std::string& address : addresses) {
@@ -79,6 +81,7 @@ void ReplicaPool::OnReplicaChanged(WorkerSession* session, bool cache_lost) {
   int num_ready = 0;
   for (const auto& other : sessions_) num_ready += other->ready() ? 1 : 0;
   metrics_->replicas_ready.Set(num_ready);
+  commands_.OnReplicaChanged();
   on_change_();
 }
 
@@ -86,7 +89,8 @@ void ReplicaPool::Publish(const v1::WorkerModel& model, const std::string& addre
   const std::shared_ptr<const ServedModels> known = models();
   const auto same = known->find(model.name());
   if (same != known->end() && same->second->fingerprint == model.fingerprint()) return;
-  if (same != known->end()) {
+  if (same != known->end() && model.vocabulary_size() == 0) return;  // it was loaded elsewhere
+  if (same != known->end() && same->second->vocabulary_size > 0) {
     LogWarning("replicas of one model differ: the last one's limits hold",
                {{"model", model.name()}, {"replica", address}});
   }

@@ -10,6 +10,7 @@
 
 #include "gateway/event_loop.h"
 #include "gateway/metrics.h"
+#include "gateway/model_commands.h"
 #include "gateway/routing.h"
 #include "gateway/served_model.h"
 #include "gateway/worker_session.h"
@@ -33,15 +34,20 @@ class ReplicaPool : private WorkerSession::Listener {
  public:
   // `on_change` is called on the loop when a replica became ready or stopped being so.
   ReplicaPool(EventLoop* loop, const std::vector<std::string>& addresses, GatewayMetrics* metrics,
-              std::function<void()> on_change);
+              ModelCommands::Options commands, std::function<void()> on_change);
   ~ReplicaPool() override;
 
   void Start();
 
-  // Every model that a replica has ever welcomed us with. Any thread.
+  // Every model that a replica has ever welcomed us with, with a vocabulary of 0 where it has not
+  // been loaded yet. Any thread.
   std::shared_ptr<const ServedModels> models() const;
 
   bool HasReady(const std::string& model) const;
+
+  // What loads and unloads models.
+  ModelCommands& commands() { return commands_; }
+  const ModelCommands& commands() const { return commands_; }
 
   // The ready replica of the model for this prompt, or nullptr; the prompt counts as sent there.
   // `salt` keeps the caches of tenants apart.
@@ -62,6 +68,7 @@ class ReplicaPool : private WorkerSession::Listener {
   GatewayMetrics* const metrics_;
   const std::function<void()> on_change_;
   std::vector<std::unique_ptr<WorkerSession>> sessions_;
+  ModelCommands commands_;
   PrefixRouter router_;
   mutable std::mutex models_mutex_;
   std::shared_ptr<const ServedModels> models_;  // guarded by models_mutex_

@@ -1,7 +1,6 @@
 #include "gateway/routing.h"
 
 #include <limits>
-#include <ranges>
 #include <tuple>
 
 #include "common/status.h"
@@ -59,7 +58,8 @@ size_t PrefixRouter::NumCachedBlocks(int replica, std::span<const uint64_t> bloc
 void PrefixRouter::Record(int replica, std::span<const uint64_t> block_hashes) {
   Cache& cache = caches_[replica];
   // Backwards, so that a block is always used after its successors and is forgotten after them.
-  for (const uint64_t hash : block_hashes | std::views::reverse) {
+  for (size_t i = block_hashes.size(); i > 0; --i) {
+    const uint64_t hash = block_hashes[i - 1];
     const auto [block, inserted] = cache.blocks.try_emplace(hash);
     if (!inserted) cache.recency.erase(block->second);
     cache.recency.push_front(hash);

@@ -16,7 +16,7 @@ struct ServedModel {
   std::string architecture;
   std::string dtype;
   std::string fingerprint;
-  int32_t vocabulary_size = 0;
+  int32_t vocabulary_size = 0;     // 0: no replica has loaded it yet, and nothing else is known
   int32_t max_context_tokens = 0;  // prompt and output together
   int32_t max_prompt_tokens = 0;
   int32_t block_tokens = 0;

@@ -139,11 +139,13 @@ void WorkerSession::OnEvents(const v1::WorkerEvents& events) {
 
 void WorkerSession::SetLoad(const v1::WorkerLoad& load) {
   const bool was_ready = ready();
+  const std::string model_status = load_.model_status().SerializeAsString();
   load_ = load;
   const auto now = EventLoop::Clock::now();
   generated_.emplace_back(now, load.generated_tokens());
   while (generated_.front().first < now - kRateWindow) generated_.pop_front();
-  if (ready() != was_ready) listener_->OnReplicaChanged(this, /*cache_lost=*/false);
+  if (ready() == was_ready && load.model_status().SerializeAsString() == model_status) return;
+  listener_->OnReplicaChanged(this, /*cache_lost=*/false);
 }
 
 double WorkerSession::generated_tokens_per_second() const {

@@ -31,7 +31,8 @@ class WorkerSession
   class Listener {
    public:
     virtual ~Listener() = default;
-    // Welcomed, lost, or ready() changed. `cache_lost`: it is another instance or epoch.
+    // Welcomed, lost, or ready() or the model's status changed. `cache_lost`: it is another
+    // instance or epoch.
     virtual void OnReplicaChanged(WorkerSession* session, bool cache_lost) = 0;
   };
 

@@ -10,6 +10,13 @@ namespace {
 
 constexpr int kWidth = 8;  // elements of a vector
 constexpr int kMaxThreads = 1024;
+// Multiprocessors of sm_80, 90 and 100 hold 2,048 threads: two blocks of the most. Those of sm_86,
+// 89 and 120 hold 1,536.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ != 800 && __CUDA_ARCH__ != 900 && __CUDA_ARCH__ != 1000
+constexpr int kBlocksAtOnce = 1;
+#else
+constexpr int kBlocksAtOnce = 2;
+#endif
 
 struct NormArgs {
   ConstMatrixView x;    // or delta
@@ -43,7 +50,8 @@ __device__ void AddResidual(const MatrixView& residual, int64_t index, float (&v
 // One block per row, kEach vectors a thread, which stay in registers between the sum of squares and
 // the scaling: each element is read once. The weight comes before the predecessor has ended.
 template <int kEach, bool kAdd>
-__global__ void __launch_bounds__(kMaxThreads, kEach == 1 ? 2 : 1) NormKernel(NormArgs args) {
+__global__ void __launch_bounds__(kMaxThreads, kEach == 1 ? kBlocksAtOnce : 1)
+    NormKernel(NormArgs args) {
   const int64_t row = blockIdx.x;
   const int vectors = static_cast<int>(args.out.cols / kWidth);
   ReleaseSuccessor();

@@ -13,7 +13,9 @@
 
 using caravan::WorkerConfig;
 
-ABSL_FLAG(std::string, model, "", "Folder of the model: config.json and *.safetensors.");
+ABSL_FLAG(std::string, model, "",
+          "Folder of the model: Hugging Face's (config.json with *.safetensors or "
+          "pytorch_model*.bin), or a checkpoint of FasterTransformer.");
 ABSL_FLAG(std::string, model_name, "", "Name that clients call it by. Empty: the folder's name.");
 ABSL_FLAG(std::string, device, WorkerConfig{}.device,
           "auto (cuda where a GPU can be used, else cpu), cuda or cpu.");
@@ -32,9 +34,13 @@ ABSL_FLAG(bool, batch_invariant, WorkerConfig{}.batch_invariant,
 ABSL_FLAG(std::string, dtype, WorkerConfig{}.dtype,
           "Of weights and activations: auto (the checkpoint's), float32, bfloat16, float16.");
 ABSL_FLAG(std::string, load_format, WorkerConfig{}.load_format,
-          "auto (safetensors) or dummy (random weights from config.json alone).");
+          "auto (whatever lies in the folder) or dummy (random weights from config.json alone).");
 ABSL_FLAG(int, max_context_tokens, WorkerConfig{}.max_context_tokens,
           "Longest prompt and output together; 0 = what the model is made for.");
+ABSL_FLAG(
+    bool, load_at_start, WorkerConfig{}.load_at_start,
+    "false: the model is loaded when a gateway asks for it (LoadModel), not at the start. The "
+    "same for all ranks.");
 ABSL_FLAG(int, rank, WorkerConfig{}.rank, "Number of this worker in its replica; 0 leads.");
 ABSL_FLAG(int, tensor_parallel, WorkerConfig{}.tensor_parallel,
           "Workers that hold one copy of the model together.");
@@ -45,6 +51,9 @@ ABSL_FLAG(std::string, collectives, WorkerConfig{}.collectives,
           "gloo on CPUs, peer or nccl on GPUs. Rank 0 decides.");
 ABSL_FLAG(int, rank_timeout_ms, WorkerConfig{}.rank_timeout_ms,
           "A rank that is silent for so long counts as lost; 0 = 1000 on CUDA, 5000 on the CPU.");
+ABSL_FLAG(int, wedge_timeout_ms, WorkerConfig{}.wedge_timeout_ms,
+          "A step without progress for so long is given up, and a process that can't leave it for "
+          "as long again ends; 0 = 30000 on CUDA, 120000 on the CPU.");
 ABSL_FLAG(std::string, listen_address, WorkerConfig{}.listen_address,
           "Where gateways and other ranks connect, host:port; port 0 takes a free one.");
 ABSL_FLAG(std::string, metrics_address, "",
@@ -118,8 +127,11 @@ absl::Status CheckReplica(const WorkerConfig& config) {
   if (config.rank > 0) RETURN_IF_ERROR(CheckAddress("leader_address", config.leader_address));
   RETURN_IF_ERROR(CheckOneOf("collectives", config.collectives,
                              {"auto", "shared_memory", "gloo", "peer", "nccl"}));
-  if (config.rank_timeout_ms == 0) return absl::OkStatus();
-  return CheckIn("rank_timeout_ms", config.rank_timeout_ms, 100, 600000);
+  if (config.rank_timeout_ms != 0) {
+    RETURN_IF_ERROR(CheckIn("rank_timeout_ms", config.rank_timeout_ms, 100, 600000));
+  }
+  if (config.wedge_timeout_ms == 0) return absl::OkStatus();
+  return CheckIn("wedge_timeout_ms", config.wedge_timeout_ms, 1000, 3600000);
 }
 
 absl::Status CheckGpu(const WorkerConfig& config) {
@@ -188,11 +200,13 @@ absl::StatusOr<WorkerConfig> LoadWorkerConfig() {
   config.dtype = absl::GetFlag(FLAGS_dtype);
   config.load_format = absl::GetFlag(FLAGS_load_format);
   config.max_context_tokens = absl::GetFlag(FLAGS_max_context_tokens);
+  config.load_at_start = absl::GetFlag(FLAGS_load_at_start);
   config.rank = absl::GetFlag(FLAGS_rank);
   config.tensor_parallel = absl::GetFlag(FLAGS_tensor_parallel);
   config.leader_address = absl::GetFlag(FLAGS_leader_address);
   config.collectives = absl::GetFlag(FLAGS_collectives);
   config.rank_timeout_ms = absl::GetFlag(FLAGS_rank_timeout_ms);
+  config.wedge_timeout_ms = absl::GetFlag(FLAGS_wedge_timeout_ms);
   config.listen_address = absl::GetFlag(FLAGS_listen_address);
   config.metrics_address = absl::GetFlag(FLAGS_metrics_address);
   config.port_file = absl::GetFlag(FLAGS_port_file);

@@ -11,12 +11,13 @@ namespace caravan {
 
 struct WorkerConfig {
   // What is served, and as whom.
-  std::string model;                 // folder: config.json and safetensors
+  std::string model;                 // folder: Hugging Face's or FasterTransformer's
   std::string model_name;            // as clients name it; empty: the folder's last name
   std::string device = "auto";       // "auto": "cuda" where a GPU can be used, else "cpu"
   std::string dtype = "auto";        // "auto": the checkpoint's; "float32", "bfloat16", "float16"
   std::string load_format = "auto";  // "dummy": random weights from config.json alone
   int max_context_tokens = 0;        // 0: what the model is made for
+  bool load_at_start = true;         // false: once LoadModel asks for it
 
   // The process in its replica.
   int rank = 0;
@@ -27,6 +28,10 @@ struct WorkerConfig {
   // connection). 0: 1 s on CUDA, 5 s on the CPU, where ranks compete with their own heartbeats for
   // the cores: 3.4 s were seen on two cores with a load of 15.
   int rank_timeout_ms = 0;
+  // Ranks that live, but whose step has made no progress for so long, give their epoch up; a
+  // process that can't leave its step for as long again ends. 0: 30 s on CUDA, 120 s on the CPU,
+  // where one layer of a long step may take that long.
+  int wedge_timeout_ms = 0;
   std::string listen_address = "0.0.0.0:50051";
   std::string metrics_address;       // empty: no metrics
   std::string port_file;             // empty: none

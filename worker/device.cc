@@ -16,6 +16,8 @@ constexpr absl::Duration kRetryPause = absl::Milliseconds(50);
 constexpr int64_t kWorkspaceBytes = int64_t{64} << 20;
 constexpr int kCpuRankTimeoutMs = 5000;  // see WorkerConfig
 constexpr int kCudaRankTimeoutMs = 1000;
+constexpr int kCpuWedgeTimeoutMs = 120000;
+constexpr int kCudaWedgeTimeoutMs = 30000;
 
 std::string NameOfGpu(const CudaDevice& device) {
   return absl::StrCat("GPU ", device.index, " ", device.name);
@@ -46,7 +48,7 @@ absl::Status ChooseGpu(const std::vector<CudaDevice>& devices, const std::string
     return absl::InvalidArgumentError(
         absl::StrCat("--gpu is ", gpu, " for rank ", config->rank, "; ", count,
                      count == 1 ? " GPU is" : " GPUs are",
-                     " visible (CUDA_VISIBLE_DEVICES?): each rank of each replica needs its own"));
+                     " visible (CUDA_VISIBLE_DEVICES?): each rank of each replica needs one"));
   }
   const CudaDevice& device = devices[static_cast<size_t>(gpu)];
   if (!HasCodeFor(device.compute_capability)) {
@@ -83,6 +85,9 @@ absl::Status ResolveDevice(const std::vector<CudaDevice>& devices, const std::st
   if (config->rank_timeout_ms == 0) {
     config->rank_timeout_ms = cuda ? kCudaRankTimeoutMs : kCpuRankTimeoutMs;
   }
+  if (config->wedge_timeout_ms == 0) {
+    config->wedge_timeout_ms = cuda ? kCudaWedgeTimeoutMs : kCpuWedgeTimeoutMs;
+  }
   return absl::OkStatus();
 }
 
@@ -91,6 +96,9 @@ absl::StatusOr<std::unique_ptr<WorkerDevice>> WorkerDevice::Open(const WorkerCon
   if (config.device != "cuda") {
     device->use_.name = "cpu";
     return device;
+  }
+  if (const std::string missing = CudaLibraryProblem(); !missing.empty()) {
+    return absl::FailedPreconditionError(missing);
   }
   const absl::Time deadline = absl::Now() + absl::Milliseconds(config.gpu_memory_wait_ms);
   const CudaStreamOptions options = {.device = config.gpu,

@@ -16,7 +16,7 @@
 
 namespace caravan {
 
-// Settles what --device=auto, --gpu=-1 and --rank_timeout_ms=0 mean here, and checks that the GPU
+// Settles what --device=auto, --gpu=-1 and the time-outs of 0 ms mean here, and checks that the GPU
 // can be used: "cuda" where a GPU is visible that this build has code for, else "cpu".
 // FAILED_PRECONDITION with the reason where --device=cuda can't be had, INVALID_ARGUMENT where the
 // rank has no GPU of its own.
@@ -37,7 +37,7 @@ class WorkerDevice {
  public:
   // `config` is resolved. A GPU that another process still holds, for example one that dies, is
   // waited for: for at most config.gpu_memory_wait_ms. RESOURCE_EXHAUSTED with the reason after
-  // that.
+  // that. FAILED_PRECONDITION at once where a library is missing.
   static absl::StatusOr<std::unique_ptr<WorkerDevice>> Open(const WorkerConfig& config);
 
   DeviceStream stream() const {

@@ -8,6 +8,7 @@
 
 #include "common/log.h"
 #include "common/status.h"
+#include "worker/model_control.h"
 #include "worker/process.h"
 #include "worker/replica/leader.h"
 #include "worker/replica/local_host.h"
@@ -18,6 +19,8 @@ namespace {
 
 constexpr absl::Duration kLastMessages = absl::Seconds(2);  // for gateways to read the end
 constexpr absl::Duration kRecoverSlice = absl::Milliseconds(100);
+constexpr absl::Duration kDrainSlice = absl::Milliseconds(50);
+constexpr absl::Duration kUnloadTimeout = absl::Seconds(60);  // for followers to release memory
 constexpr double kSpareBlocks = 0.01;
 constexpr absl::Duration kFirstLog = absl::Seconds(2);
 constexpr absl::Duration kLogInterval = absl::Seconds(30);
@@ -26,6 +29,7 @@ class LeaderProcess {
  public:
   LeaderProcess(const WorkerConfig& config, ShutdownSignal* signal)
       : context_(config, signal),
+        control_({[this] { return LoadModel(); }, [this] { return UnloadModel(); }}),
         leader_(OptionsOfLeader()),
         service_(ServiceOptions(),
                  {[this] { return leader_.epoch(); }, [this] { return Ranks(); },
@@ -38,20 +42,21 @@ class LeaderProcess {
         !status.ok()) {
       return Fail(status);
     }
-    std::thread startup([this] {
-      const absl::Status status = Start();
-      if (!status.ok()) StopWith(status);
-      started_ = true;
-    });
+    std::thread device([this] { OpenDevice(); });
     const int signal = context_.signal->Wait();
-    // Nothing can be in flight before the start is over, and weights need not load to their end.
-    if (!started_ && failure().ok()) {
+    {
+      const std::lock_guard lock(mutex_);
+      unload_limit_ = absl::Now() + absl::Milliseconds(config().drain_timeout_ms);
+    }
+    // Nothing is in flight while a model loads, and weights need not load to their end.
+    if ((control_.Close() || !opened_) && failure().ok()) {
       LogInfo("stopped", {{"signal", signal}, {"state", "starting"}});
       leader_.Dismiss(absl::OkStatus());
       server_.Shutdown(absl::Now() + kLastMessages);
       std::_Exit(0);
     }
-    startup.join();
+    device.join();
+    control_.Join();
     if (!failure().ok()) return Fail(failure());
     Drain(signal);
     return failure().ok() ? 0 : Fail(failure());
@@ -66,6 +71,10 @@ class LeaderProcess {
     options.max_session_tokens = context_.config.max_session_tokens;
     options.on_ready = [this](bool ready) { server_.SetServing(ready); };
     options.on_fatal = [this](const absl::Status& why) { StopWith(why); };
+    options.control = [this](bool load, uint64_t number, ModelControl::Done done) {
+      control_.Submit(load, number, std::move(done));
+    };
+    options.model_status = [this] { return control_.status(); };
     return options;
   }
 
@@ -78,7 +87,10 @@ class LeaderProcess {
     const bool blocks_fill_gpu = config().device == "cuda" && config().kv_cache_bytes == 0;
     if (blocks_fill_gpu && config().tensor_parallel > 1) options.spare_blocks = kSpareBlocks;
     options.build = BuildVersion(config());
+    options.load_at_start = config().load_at_start;
     options.rank_timeout = absl::Milliseconds(config().rank_timeout_ms);
+    options.wedge_timeout = absl::Milliseconds(config().wedge_timeout_ms);
+    options.on_wedged = EndWedged;
     options.on_drain = [this] { context_.signal->Trigger(); };
     options.on_loss = [this] {
       if (Engine* engine = live_engine_) engine->Wake();
@@ -86,29 +98,91 @@ class LeaderProcess {
     return options;
   }
 
-  absl::Status Start() {
-    ASSIGN_OR_RETURN(device_, WorkerDevice::Open(config()));
-    ASSIGN_OR_RETURN(local_, LoadRunner(config(), *device_, &service_));
+  void OpenDevice() {
+    auto device = WorkerDevice::Open(config());
+    if (!device.ok()) return StopWith(device.status());
+    device_ = *std::move(device);
+    if (!config().load_at_start) service_.Withdraw(NameAlone());
+    opened_ = true;
+    control_.Start(config().load_at_start, [this](const absl::Status& status) {
+      // A start that an unload or the process's end overtook is none that failed.
+      if (!status.ok() && !control_.superseded()) StopWith(status);
+    });
+  }
+
+  // The control's thread.
+  absl::Status LoadModel() {
+    leader_.Load();
+    absl::Status status = StartModel();
+    // A process whose start fails ends.
+    const bool ends = std::exchange(is_start_, false) && config().load_at_start;
+    if (!status.ok() && (!ends || control_.superseded())) ReleaseModel();
+    return status;
+  }
+
+  absl::Status StartModel() {
+    ASSIGN_OR_RETURN(auto local, LoadRunner(config(), *device_, &service_));
+    {
+      const std::lock_guard lock(mutex_);
+      local_ = std::move(local);
+    }
     service_.SetState(WorkerState::kForming);
-    loaded_ = true;
     leader_.Begin(local_->model().fingerprint(), local_.get());
     runner_ =
         std::make_unique<ReplicaRunner>(&leader_, local_.get(), [this] { service_.OnEpoch(); });
     RETURN_IF_ERROR(AwaitFirstEpoch());
-    engine_ = std::make_unique<Engine>(
+    engine_ = std::make_shared<Engine>(
         EngineOptionsOf(), runner_.get(),
         [this](const std::vector<TokenEvent>& events) { service_.Deliver(events); });
     live_engine_ = engine_.get();
     engine_->Start();
-    service_.Serve({engine_.get(), ModelDescription()});
+    service_.Serve({engine_, ModelDescription()});
     return absl::OkStatus();
+  }
+
+  absl::Status UnloadModel() {
+    service_.SetState(WorkerState::kUnloading);
+    DrainForUnload();
+    ReleaseModel();
+    return leader_.AwaitUnloaded(kUnloadTimeout);
+  }
+
+  // What runs may take as long as it needs, but not while the replica can't go on, nor longer than
+  // a stop of the process gives it.
+  void DrainForUnload() {
+    while (!engine_->Drain(kDrainSlice)) {
+      const std::lock_guard lock(mutex_);
+      if (engine_->Stats().recovering || absl::Now() > unload_limit_) return;
+    }
+  }
+
+  // Whatever there is of it. Nobody else uses engine_ and runner_ once the service and the leader
+  // have forgotten them.
+  void ReleaseModel() {
+    if (engine_ != nullptr) engine_->Stop();
+    service_.Withdraw(NameAlone());
+    live_engine_ = nullptr;
+    leader_.Unload();
+    engine_ = nullptr;
+    runner_ = nullptr;
+    std::unique_ptr<LlamaRankRunner> local;
+    {
+      const std::lock_guard lock(mutex_);
+      local.swap(local_);
+    }
+    local = nullptr;  // not under the lock: it may take its time
+    ReturnFreeMemory();
+    LogInfo("unloaded", {{"model", config().model_name},
+                         {"memory_bytes", ResidentBytes()},
+                         {"device_memory_bytes", device_->use(absl::ZeroDuration()).used_bytes}});
   }
 
   absl::Status AwaitFirstEpoch() {
     absl::Time next_log = absl::Now() + kFirstLog;
     while (true) {
-      const absl::Status status = runner_->Recover(kRecoverSlice);
+      absl::Status status = runner_->Recover(kRecoverSlice);
       if (!absl::IsDeadlineExceeded(status)) return status;
+      if (control_.superseded()) return absl::AbortedError("the model is not wanted any more");
       if (absl::Now() < next_log) continue;
       LogInfo("waiting", {{"reason", std::string(status.message())}});
       next_log = absl::Now() + kLogInterval;
@@ -151,7 +225,19 @@ class LeaderProcess {
     return description;
   }
 
-  uint64_t Progress() { return loaded_ ? NumberOf(local_->progress()) : 0; }
+  // What is known of a model that was not loaded.
+  v1::WorkerModel NameAlone() const {
+    v1::WorkerModel description;
+    description.set_name(config().model_name);
+    description.set_device(config().device);
+    description.set_tensor_parallel(static_cast<uint32_t>(config().tensor_parallel));
+    return description;
+  }
+
+  uint64_t Progress() {
+    const std::lock_guard lock(mutex_);
+    return local_ != nullptr ? NumberOf(local_->progress()) : 0;
+  }
 
   std::vector<v1::WorkerRank> Ranks() {
     std::vector<v1::WorkerRank> ranks = leader_.followers();
@@ -159,10 +245,12 @@ class LeaderProcess {
     self.set_instance(context_.instance);
     self.set_host(LocalHostName());
     self.set_pid(static_cast<uint32_t>(getpid()));
-    self.set_state(loaded_ ? "ready" : "loading");
-    if (loaded_) self.set_step(local_->progress().steps_done);
     self.set_memory_bytes(ResidentBytes());
-    if (loaded_) DescribeDevice(*device_, &self);
+    if (opened_) DescribeDevice(*device_, &self);
+    const bool unloaded = control_.status().state() == v1::WorkerModelStatus::UNLOADED;
+    const std::lock_guard lock(mutex_);
+    self.set_state(local_ != nullptr ? "ready" : unloaded ? "unloaded" : "loading");
+    if (local_ != nullptr) self.set_step(local_->progress().steps_done);
     return ranks;
   }
 
@@ -173,8 +261,8 @@ class LeaderProcess {
     server_.SetServing(false);
     service_.GoAway("the worker is stopped", timeout);
     if (service_.num_sessions() > 0) absl::SleepFor(absl::Milliseconds(config().lameduck_ms));
-    const bool drained = engine_->Drain(timeout);
-    engine_->Stop();
+    const bool drained = engine_ == nullptr || engine_->Drain(timeout);
+    if (engine_ != nullptr) engine_->Stop();
     service_.Stop();
     leader_.Dismiss(absl::OkStatus());
     server_.Shutdown(absl::Now() + kLastMessages);
@@ -207,13 +295,16 @@ class LeaderProcess {
   WorkerContext context_;
   std::mutex mutex_;
   absl::Status failure_;
-  std::atomic<bool> started_{false};
-  std::atomic<bool> loaded_{false};  // local_ is there
+  absl::Time unload_limit_ = absl::InfiniteFuture();  // of its drain; guarded by mutex_
+  bool is_start_ = true;                              // the control's: no load has ended yet
+  std::atomic<bool> opened_{false};                   // device_ is there
   std::unique_ptr<WorkerDevice> device_;
+  // The control's thread changes these three, local_ under mutex_.
   std::unique_ptr<LlamaRankRunner> local_;
+  ModelControl control_;
   ReplicaLeader leader_;
   std::unique_ptr<ReplicaRunner> runner_;
-  std::unique_ptr<Engine> engine_;
+  std::shared_ptr<Engine> engine_;
   std::atomic<Engine*> live_engine_{nullptr};  // engine_ for other threads
   WorkerService service_;
   WorkerServer server_;

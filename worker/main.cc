@@ -7,6 +7,7 @@
 #include "common/log.h"
 #include "common/server.h"
 #include "worker/device.h"
+#include "worker/model/files/mapped_file.h"
 #include "worker/process.h"
 #include "worker/replica/collectives_builder.h"
 
@@ -20,6 +21,7 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "caravan_worker: %s\n", std::string(config.status().message()).c_str());
     return 1;
   }
+  ExplainLostPages();
   InitLogFromFlags(absl::StrCat("worker/", config->rank));
   LogFlags();
   if (const absl::Status status = ResolveDevice(&*config); !status.ok()) {

@@ -31,6 +31,8 @@ Histogram& StepPhase(MetricsRegistry* registry, const char* phase) {
 
 WorkerMetrics::WorkerMetrics(MetricsRegistry* registry, int tensor_parallel)
     : ready(registry->AddGauge("caravan_worker_ready", "1 while requests can be served.")),
+      model_loaded(registry->AddGauge("caravan_worker_model_loaded",
+                                      "1 while the model is in memory, 0 while it is unloaded.")),
       epoch(registry->AddGauge("caravan_worker_epoch", "Groups of ranks formed since start.")),
       load_seconds(registry->AddGauge("caravan_worker_load_seconds", "Time to load the weights.")),
       waiting_requests(

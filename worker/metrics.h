@@ -19,6 +19,7 @@ struct WorkerMetrics {
   void Observe(const StepTiming& timing);
 
   Gauge& ready;
+  Gauge& model_loaded;
   Gauge& epoch;
   Gauge& load_seconds;
   Gauge& waiting_requests;

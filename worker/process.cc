@@ -1,5 +1,6 @@
 #include "worker/process.h"
 
+#include <malloc.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -114,11 +115,11 @@ WorkerContext::WorkerContext(const WorkerConfig& config, ShutdownSignal* signal)
       metrics(&registry, config.tensor_parallel) {}
 
 absl::Status WorkerServer::Start(const WorkerConfig& config, const MetricsRegistry& registry,
-                                 std::vector<grpc::Service*> services) {
+                                 const std::vector<grpc::Service*>& services) {
   GrpcServerOptions options;
   options.listen_address = config.listen_address;
   options.max_message_bytes = config.max_message_bytes;
-  ASSIGN_OR_RETURN(grpc_, GrpcServer::Start(options, std::move(services)));
+  ASSIGN_OR_RETURN(grpc_, GrpcServer::Start(options, services));
   std::vector<std::pair<std::string, int>> ports = {{"grpc", grpc_->port()}};
   if (!config.metrics_address.empty()) {
     ASSIGN_OR_RETURN(metrics_, MetricsServer::Start(config.metrics_address, registry));
@@ -134,6 +135,7 @@ absl::StatusOr<std::unique_ptr<LlamaRankRunner>> LoadRunner(const WorkerConfig& 
                                                             const WorkerDevice& device,
                                                             WorkerService* service) {
   ChooseThreads(config);
+  service->BeginLoad();
   LoadOptions options;
   options.model_folder = config.model;
   options.load_format = config.load_format;
@@ -170,6 +172,13 @@ absl::StatusOr<std::unique_ptr<LlamaRankRunner>> LoadRunner(const WorkerConfig& 
                      {"device_memory_bytes", device.use(absl::ZeroDuration()).used_bytes}});
   return std::make_unique<LlamaRankRunner>(std::move(runner));
 }
+
+void EndWedged(const std::string& why) {
+  LogError("wedged", {{"reason", why}});
+  std::_Exit(1);
+}
+
+void ReturnFreeMemory() { malloc_trim(0); }
 
 void DescribeDevice(const WorkerDevice& device, v1::WorkerRank* rank) {
   const DeviceUse use = device.use();

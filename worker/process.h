@@ -44,7 +44,7 @@ class WorkerServer {
  public:
   // UNAVAILABLE with the address that can't be had, or the port file that can't be written.
   absl::Status Start(const WorkerConfig& config, const MetricsRegistry& registry,
-                     std::vector<grpc::Service*> services);
+                     const std::vector<grpc::Service*>& services);
 
   void SetServing(bool serving) { grpc_->SetServing(serving); }
   void Shutdown(absl::Time deadline) { grpc_->Shutdown(deadline); }
@@ -67,7 +67,7 @@ class LlamaRankRunner final : public RankRunner {
   absl::Status AwaitEpoch(absl::Duration timeout) override { return runner_->AwaitEpoch(timeout); }
   RankProgress progress() const override {
     const StepProgress progress = runner_->progress();
-    return {progress.steps_done, progress.layers_done, progress.busy};
+    return {progress.steps_done, progress.layers_done, progress.work_done, progress.busy};
   }
 
  private:
@@ -85,8 +85,15 @@ absl::StatusOr<std::unique_ptr<LlamaRankRunner>> LoadRunner(const WorkerConfig& 
                                                             const WorkerDevice& device,
                                                             WorkerService* service);
 
+// After the model of LoadRunner has gone: gives back to the system what the allocators still keep.
+void ReturnFreeMemory();
+
 // What a rank tells of its device.
 void DescribeDevice(const WorkerDevice& device, v1::WorkerRank* rank);
+
+// Ends the process with 1: a thread that hangs in a device's driver can't be joined, and whoever
+// supervises the process starts the next.
+[[noreturn]] void EndWedged(const std::string& why);
 
 // A rank until SIGTERM to any rank has drained the replica, or a failure. Returns the exit code: 0
 // drained, 1 failed.

@@ -61,6 +61,10 @@ const char* NameOf(WorkerState state) {
       return "forming";
     case WorkerState::kReady:
       return "ready";
+    case WorkerState::kUnloading:
+      return "unloading";
+    case WorkerState::kUnloaded:
+      return "unloaded";
     case WorkerState::kDraining:
       return "draining";
   }
@@ -74,6 +78,14 @@ WorkerService::WorkerService(const Options& options, ReplicaView replica, Worker
 
 WorkerService::~WorkerService() { Stop(); }
 
+void WorkerService::BeginLoad() {
+  const std::lock_guard lock(mutex_);
+  if (state_ != WorkerState::kDraining) state_ = WorkerState::kLoading;
+  load_start_ = absl::Now();
+  loaded_bytes_ = total_bytes_ = 0;
+  load_bytes_per_second_ = 0;
+}
+
 void WorkerService::ReportLoad(int64_t done_bytes, int64_t total_bytes) {
   const std::lock_guard lock(mutex_);
   const double seconds = absl::ToDoubleSeconds(absl::Now() - load_start_);
@@ -85,19 +97,31 @@ void WorkerService::ReportLoad(int64_t done_bytes, int64_t total_bytes) {
 
 void WorkerService::SetState(WorkerState state) {
   const std::lock_guard lock(mutex_);
-  state_ = state;
+  if (state_ != WorkerState::kDraining) state_ = state;
 }
 
 void WorkerService::Serve(const ServedModel& served) {
   const std::lock_guard lock(mutex_);
   served_ = served;
-  state_ = WorkerState::kReady;
+  if (state_ != WorkerState::kDraining) state_ = WorkerState::kReady;
   limits_.model = served.model.name();
   limits_.fingerprint = served.model.fingerprint();
   limits_.vocab_size = static_cast<int32_t>(served.model.vocabulary_size());
   limits_.max_context_tokens = static_cast<int32_t>(served.model.max_context_tokens());
   limits_.max_prompt_tokens = static_cast<int32_t>(served.model.max_prompt_tokens());
   last_progress_ = absl::Now();
+  for (const auto& session : sessions_) session->Send(WelcomeMessage());
+}
+
+void WorkerService::Withdraw(const v1::WorkerModel& model) {
+  const std::lock_guard lock(mutex_);
+  if (served_.engine != nullptr) past_ = StatsLocked();
+  past_.waiting_requests = past_.running_sequences = 0;
+  past_.free_blocks = past_.cached_blocks = past_.used_blocks = past_.total_blocks = 0;
+  past_.recovering = past_.draining = false;
+  served_.engine = nullptr;
+  if (!IsWelcoming()) served_.model = model;
+  if (state_ != WorkerState::kDraining) state_ = WorkerState::kUnloaded;
   for (const auto& session : sessions_) session->Send(WelcomeMessage());
 }
 
@@ -184,7 +208,7 @@ WorkerService::Session(grpc::CallbackServerContext* context) {
   {
     const std::lock_guard lock(mutex_);
     sessions_.insert(session);
-    if (served_.engine != nullptr) session->Send(WelcomeMessage());
+    if (IsWelcoming()) session->Send(WelcomeMessage());
     if (state_ == WorkerState::kDraining) session->Send(GoAwayMessage());
   }
   session->Start();
@@ -221,7 +245,9 @@ void WorkerService::OnSessionClosed(const std::shared_ptr<WorkerSession>& sessio
     }
     session->keys.clear();
   }
-  for (const RequestKey key : keys) served_.engine->Cancel(key);
+  if (const auto engine = this->engine()) {
+    for (const RequestKey key : keys) engine->Cancel(key);
+  }
   metrics_->closed_sessions.Increment();
   LogInfo("closed session", {{"gateway", session->gateway()}, {"cancelled", keys.size()}});
 }
@@ -249,11 +275,17 @@ void WorkerService::OnSubmit(const std::shared_ptr<WorkerSession>& session,
 absl::Status WorkerService::Submit(const std::shared_ptr<WorkerSession>& session,
                                    const v1::WorkerSubmit& submit) {
   SubmitLimits limits;
+  std::shared_ptr<Engine> engine;
   {
     const std::lock_guard lock(mutex_);
     if (served_.engine == nullptr) {
-      return absl::UnavailableError("the worker does not serve yet; retry");
+      const v1::WorkerModelStatus status = ModelStatusLocked();
+      if (status.state() != v1::WorkerModelStatus::UNLOADED) {
+        return absl::UnavailableError("the worker does not serve yet; retry");
+      }
+      return absl::UnavailableError(absl::StrCat("the model is not loaded: ", status.reason()));
     }
+    engine = served_.engine;
     limits = limits_;
   }
   ASSIGN_OR_RETURN(Request request, ValidateSubmit(submit, limits, absl::Now()));
@@ -273,7 +305,7 @@ absl::Status WorkerService::Submit(const std::shared_ptr<WorkerSession>& session
                             submit.traceparent()};
   }
   const RequestKey key = request.key;
-  absl::Status status = served_.engine->Submit(std::move(request));
+  absl::Status status = engine->Submit(std::move(request));
   if (!status.ok()) {
     const std::lock_guard lock(mutex_);
     session->keys.erase(submit.key());
@@ -291,7 +323,12 @@ void WorkerService::OnCancelRequest(const std::shared_ptr<WorkerSession>& sessio
     if (found == session->keys.end()) return;  // finished meanwhile, or never known
     key = found->second;
   }
-  served_.engine->Cancel(key);
+  if (const auto engine = this->engine()) engine->Cancel(key);
+}
+
+std::shared_ptr<Engine> WorkerService::engine() {
+  const std::lock_guard lock(mutex_);
+  return served_.engine;
 }
 
 v1::WorkerSessionResponse WorkerService::NewMessage() const {
@@ -321,16 +358,38 @@ v1::WorkerSessionResponse WorkerService::GoAwayMessage() {
 
 v1::WorkerLoad WorkerService::LoadLocked() {
   v1::WorkerLoad load;
-  if (served_.engine == nullptr) return load;
-  const EngineStats stats = served_.engine->Stats();
+  *load.mutable_model_status() = ModelStatusLocked();
+  const EngineStats stats = StatsLocked();
   load.set_waiting_requests(static_cast<uint32_t>(stats.waiting_requests));
   load.set_running_sequences(static_cast<uint32_t>(stats.running_sequences));
   load.set_used_blocks(static_cast<uint32_t>(stats.used_blocks));
   load.set_cached_blocks(static_cast<uint32_t>(stats.cached_blocks));
   load.set_generated_tokens(stats.generated_tokens);
-  load.set_ready(state_ == WorkerState::kReady && !stats.recovering && !stats.draining &&
-                 MakesProgressLocked(stats));
+  load.set_ready(served_.engine != nullptr && state_ == WorkerState::kReady && !stats.recovering &&
+                 !stats.draining && MakesProgressLocked(stats));
   return load;
+}
+
+v1::WorkerModelStatus WorkerService::ModelStatusLocked() const {
+  v1::WorkerModelStatus status;
+  if (options_.model_status) status = options_.model_status();
+  const bool is_loading = status.state() == v1::WorkerModelStatus::LOADING;
+  if (is_loading && served_.engine != nullptr) status.set_state(v1::WorkerModelStatus::LOADED);
+  return status;
+}
+
+// Counters go on over the engines' lives.
+EngineStats WorkerService::StatsLocked() const {
+  if (served_.engine == nullptr) return past_;
+  EngineStats stats = served_.engine->Stats();
+  stats.steps += past_.steps;
+  stats.prompt_tokens += past_.prompt_tokens;
+  stats.cached_tokens += past_.cached_tokens;
+  stats.generated_tokens += past_.generated_tokens;
+  stats.preemptions += past_.preemptions;
+  stats.cancelled += past_.cancelled;
+  stats.finished += past_.finished;
+  return stats;
 }
 
 // With work queued, rank 0 must get on within a second or a few predicted step times.

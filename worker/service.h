@@ -19,48 +19,28 @@
 #include "worker/engine/engine.h"
 #include "worker/metrics.h"
 #include "worker/request_validation.h"
+#include "worker/service_options.h"
 #include "worker/session.h"
 
 namespace caravan {
 
-enum class WorkerState : uint8_t { kLoading, kForming, kReady, kDraining };
-// Sessions hear at least so often from a worker that lives.
-inline constexpr absl::Duration kHeartbeat = absl::Milliseconds(200);
-const char* NameOf(WorkerState state);  // "loading", "forming", "ready", "draining"
-
-// What the service asks of the replica; called often, from any thread.
-struct ReplicaView {
-  std::function<uint64_t()> epoch;  // the one that stands, or stood last; 0 before the first
-  std::function<std::vector<v1::WorkerRank>()> ranks;
-  std::function<uint64_t()> progress;  // differs whenever rank 0 has finished another layer
-};
-
-// What is served, once it is.
-struct ServedModel {
-  Engine* engine = nullptr;  // outlives the service's Stop
-  v1::WorkerModel model;
-};
-
-// Sessions may be opened before a model is served: they are welcomed when it is. A thread of its
-// own reports load and progress ten times a second.
+// Sessions may be opened before a model is served: they are welcomed when it is, or when it is
+// clear that none is wanted. A thread of its own reports load and progress ten times a second.
 class WorkerService final : public v1::Worker::CallbackService, private WorkerSession::Handler {
  public:
-  struct Options {
-    uint64_t instance = 0;
-    int64_t max_session_tokens = 1 << 18;
-    std::string refusal;  // not empty: a follower; sessions are refused with this sentence
-    // Called by the reporting thread: when readiness changes, and once the engine is beyond help.
-    std::function<void(bool ready)> on_ready;
-    std::function<void(const absl::Status& why)> on_fatal;
-  };
+  using Options = WorkerServiceOptions;
 
   WorkerService(const Options& options, ReplicaView replica, WorkerMetrics* metrics);
   ~WorkerService() override;  // Stop
 
   // Any thread, all of them.
+  void BeginLoad();  // kLoading, from 0 %
   void ReportLoad(int64_t done_bytes, int64_t total_bytes);
   void SetState(WorkerState state);  // where no model is served (yet)
   void Serve(const ServedModel& served);
+  // No model is served any more: its engine has stopped. `model` is what sessions are told of it
+  // where none was served before. State kUnloaded.
+  void Withdraw(const v1::WorkerModel& model);
   // An epoch formed: sessions are welcomed again.
   void OnEpoch();
   // The engine's EventSink: one message a session for all events of a step.
@@ -79,6 +59,12 @@ class WorkerService final : public v1::Worker::CallbackService, private WorkerSe
   grpc::ServerUnaryReactor* Drain(grpc::CallbackServerContext* context,
                                   const v1::DrainRequest* request,
                                   v1::DrainResponse* response) override;
+  grpc::ServerUnaryReactor* LoadModel(grpc::CallbackServerContext* context,
+                                      const v1::LoadModelRequest* request,
+                                      v1::LoadModelResponse* response) override;
+  grpc::ServerUnaryReactor* UnloadModel(grpc::CallbackServerContext* context,
+                                        const v1::UnloadModelRequest* request,
+                                        v1::UnloadModelResponse* response) override;
 
  private:
   // A request that the engine has, and whose it is.
@@ -107,10 +93,15 @@ class WorkerService final : public v1::Worker::CallbackService, private WorkerSe
 
   v1::WorkerSessionResponse NewMessage() const;
   void Report();  // the reporting thread
+  std::shared_ptr<Engine> engine();
+  void Control(bool load, uint64_t number, std::function<void(const grpc::Status&)> done);
   // From here on REQUIRES: mutex_.
   v1::WorkerSessionResponse WelcomeMessage();
   v1::WorkerSessionResponse GoAwayMessage();
+  bool IsWelcoming() const { return !served_.model.name().empty(); }
   v1::WorkerLoad LoadLocked();
+  v1::WorkerModelStatus ModelStatusLocked() const;
+  EngineStats StatsLocked() const;
   bool MakesProgressLocked(const EngineStats& stats);
   WorkerState StateLocked();
   void ReportOnce(std::unique_lock<std::mutex>& lock);
@@ -128,6 +119,7 @@ class WorkerService final : public v1::Worker::CallbackService, private WorkerSe
   absl::Time load_start_ = absl::Now();
   double load_bytes_per_second_ = 0;
   ServedModel served_;
+  EngineStats past_;  // counters of engines that are gone
   SubmitLimits limits_;
   std::string drain_reason_;
   absl::Duration drain_timeout_;

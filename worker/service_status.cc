@@ -25,10 +25,11 @@ void WorkerService::Report() {
 
 void WorkerService::ReportOnce(std::unique_lock<std::mutex>& lock) {
   metrics_->UpdateRanks(replica_.ranks());
-  if (served_.engine == nullptr) return;
-  const EngineStats stats = served_.engine->Stats();
+  if (!IsWelcoming()) return;
+  const EngineStats stats = StatsLocked();
   const v1::WorkerLoad load = LoadLocked();
   metrics_->Update(stats, load.ready(), replica_.epoch());
+  metrics_->model_loaded.Set(served_.engine != nullptr ? 1 : 0);
   const absl::Time now = absl::Now();
   if (std::exchange(load_is_due_, false) || now - last_load_time_ >= kHeartbeat ||
       load.SerializeAsString() != last_load_.SerializeAsString()) {
@@ -41,7 +42,8 @@ void WorkerService::ReportOnce(std::unique_lock<std::mutex>& lock) {
     }
   }
   AnswerDrains(/*stopping=*/false);
-  const absl::Status fatal = served_.engine->status();
+  const absl::Status fatal =
+      served_.engine != nullptr ? served_.engine->status() : absl::OkStatus();
   const bool failed = !fatal.ok() && !std::exchange(failed_, true);
   const bool changed = std::exchange(last_ready_, load.ready()) != load.ready();
   if (changed) {
@@ -56,7 +58,7 @@ void WorkerService::ReportOnce(std::unique_lock<std::mutex>& lock) {
 
 WorkerState WorkerService::StateLocked() {
   if (state_ != WorkerState::kReady || served_.engine == nullptr) return state_;
-  const EngineStats stats = served_.engine->Stats();
+  const EngineStats stats = StatsLocked();
   if (stats.draining) return WorkerState::kDraining;
   return stats.recovering ? WorkerState::kForming : WorkerState::kReady;
 }
@@ -73,8 +75,8 @@ grpc::ServerUnaryReactor* WorkerService::GetStatus(grpc::CallbackServerContext* 
                                                        static_cast<double>(total_bytes_)
                                                  : 0);
   response->set_load_bytes_per_second(load_bytes_per_second_);
-  if (served_.engine != nullptr) {
-    const EngineStats stats = served_.engine->Stats();
+  if (IsWelcoming()) {
+    const EngineStats stats = StatsLocked();
     *response->mutable_model() = served_.model;
     *response->mutable_load() = LoadLocked();
     response->set_steps(stats.steps);
@@ -100,6 +102,39 @@ grpc::ServerUnaryReactor* WorkerService::Drain(grpc::CallbackServerContext* cont
   }
   served_.engine->Drain(absl::ZeroDuration());
   drains_.push_back({reactor, absl::Now() + timeout});
+  return reactor;
+}
+
+void WorkerService::Control(bool load, uint64_t number,
+                            std::function<void(const grpc::Status&)> done) {
+  if (!options_.control) {
+    return done({grpc::StatusCode::FAILED_PRECONDITION, options_.refusal});
+  }
+  options_.control(load, number, [done = std::move(done)](const absl::Status& status) {
+    done(ToGrpcStatus(status));
+  });
+}
+
+grpc::ServerUnaryReactor* WorkerService::LoadModel(grpc::CallbackServerContext* context,
+                                                   const v1::LoadModelRequest* request,
+                                                   v1::LoadModelResponse* response) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  Control(/*load=*/true, request->command(), [this, reactor, response](const grpc::Status& status) {
+    if (options_.model_status) *response->mutable_status() = options_.model_status();
+    reactor->Finish(status);
+  });
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* WorkerService::UnloadModel(grpc::CallbackServerContext* context,
+                                                     const v1::UnloadModelRequest* request,
+                                                     v1::UnloadModelResponse* response) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  Control(/*load=*/false, request->command(),
+          [this, reactor, response](const grpc::Status& status) {
+            if (options_.model_status) *response->mutable_status() = options_.model_status();
+            reactor->Finish(status);
+          });
   return reactor;
 }
 

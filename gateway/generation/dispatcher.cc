@@ -1,21 +1,44 @@
 #include "gateway/generation/dispatcher.h"
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
 #include "common/status.h"
 
 namespace caravan {
+namespace {
+
+// Models are loaded from the start, but where Triton's clients control the one behind their door.
+bool LoadsAtStart(const TritonConfig& triton, const std::string& model) {
+  if (!triton.enabled || !triton.explicit_model_control) return true;
+  if (!triton.model.empty() && triton.model != model) return true;
+  return std::any_of(triton.load_models.begin(), triton.load_models.end(),
+                     [](const std::string& name) {
+                       return name == "*" || name == "fastertransformer" || name == "ensemble";
+                     });
+}
+
+}  // namespace
 
 Dispatcher::Dispatcher(EventLoop* loop, const GatewayConfig& config, GatewayMetrics* metrics)
     : loop_(loop),
       limits_(config.admission),
       metrics_(metrics),
-      replicas_(loop, config.replicas, metrics, [this] { OnChange(); }),
+      replicas_(loop, config.replicas, metrics,
+                {[triton = config.triton](const std::string& model) {
+                   return LoadsAtStart(triton, model);
+                 },
+                 [this](const std::string& model) { return IsBusy(model); }},
+                [this] { OnChange(); }),
       tokenizer_(loop, {config.tokenizers, std::chrono::milliseconds(config.tokenizer_timeout_ms)},
                  metrics, [this] { OnChange(); }),
-      context_{loop, &replicas_, &tokenizer_, metrics,
-               std::chrono::milliseconds(config.admission.queue_timeout_ms)} {}
+      context_{loop,
+               &replicas_,
+               &tokenizer_,
+               metrics,
+               std::chrono::milliseconds(config.admission.queue_timeout_ms),
+               [this] { CountLoad(); }} {}
 
 Dispatcher::~Dispatcher() { EndAll(absl::UnavailableError("the gateway is shutting down")); }
 
@@ -28,6 +51,9 @@ void Dispatcher::Start(std::function<void()> on_reached) {
 void Dispatcher::OnChange() {
   for (const auto& [model, served] : *models()) {
     AdmissionOf(model).SetOpen(replicas_.HasReady(model), EventLoop::Clock::now());
+    if (replicas_.commands().StateOf(model).phase == ModelState::Phase::kUnloaded) {
+      EndQueued(model, replicas_.commands().CheckLoaded(model));
+    }
   }
   if (on_reached_ != nullptr && !models()->empty() && tokenizer_.vocabulary() != nullptr) {
     std::exchange(on_reached_, nullptr)();
@@ -36,9 +62,9 @@ void Dispatcher::OnChange() {
 }
 
 Admission& Dispatcher::AdmissionOf(const std::string& model) {
-  std::unique_ptr<Admission>& admission = admissions_[model];
+  std::shared_ptr<Admission>& admission = admissions_[model];
   if (admission == nullptr) {
-    admission = std::make_unique<Admission>(limits_, [this](uint64_t id) {
+    admission = std::make_shared<Admission>(limits_, [this](uint64_t id) {
       if (const auto found = generations_.find(id); found != generations_.end()) {
         const std::shared_ptr<Generation> generation = found->second;
         generation->Promote();
@@ -50,6 +76,9 @@ Admission& Dispatcher::AdmissionOf(const std::string& model) {
 
 std::shared_ptr<Generation> Dispatcher::Begin(ValidatedRequest request, OutputSink* sink) {
   const uint64_t id = next_id_++;
+  const std::string& model = request.model().name;
+  const absl::Status loaded = replicas_.commands().CheckLoaded(model);
+  ++num_of_model_[model];
   Admission* admission = &AdmissionOf(request.model().name);
   auto generation = std::make_shared<Generation>(id, std::move(request), sink, admission, context_,
                                                  [this, id] { OnEnded(id); });
@@ -57,6 +86,8 @@ std::shared_ptr<Generation> Dispatcher::Begin(ValidatedRequest request, OutputSi
   if (draining_) {
     generation->Cancel(
         absl::UnavailableError("the gateway is draining; send the request to another one"));
+  } else if (!loaded.ok()) {
+    generation->Cancel(loaded);
   } else {
     generation->Admit();
   }
@@ -68,10 +99,26 @@ void Dispatcher::OnEnded(uint64_t id) {
   const auto found = generations_.find(id);
   CARAVAN_CHECK(found != generations_.end());
   // It is still on the stack: let go of it in a task of its own.
+  const std::string model = found->second->model();
   loop_->Post([ended = std::move(found->second)] {});
   generations_.erase(found);
+  if (--num_of_model_[model] == 0) replicas_.commands().OnRequestEnded(model);
   CountLoad();
   if (generations_.empty() && on_idle_ != nullptr) std::exchange(on_idle_, nullptr)();
+}
+
+bool Dispatcher::IsBusy(const std::string& model) const {
+  const auto found = num_of_model_.find(model);
+  return found != num_of_model_.end() && found->second > 0;
+}
+
+// Requests that wait for a replica of a model which is not loaded any more.
+void Dispatcher::EndQueued(const std::string& model, const absl::Status& status) {
+  std::vector<std::shared_ptr<Generation>> queued;
+  for (const auto& [id, generation] : generations_) {
+    if (generation->queued() && generation->model() == model) queued.push_back(generation);
+  }
+  for (const auto& generation : queued) generation->Cancel(status);
 }
 
 void Dispatcher::CountLoad() {
@@ -95,6 +142,7 @@ void Dispatcher::EndAll(const absl::Status& status) {
   std::vector<std::shared_ptr<Generation>> all;
   for (const auto& [id, generation] : generations_) all.push_back(generation);
   for (const auto& generation : all) generation->Cancel(status);
+  replicas_.commands().CancelAll(status);
 }
 
 }  // namespace caravan

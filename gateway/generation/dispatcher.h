@@ -37,6 +37,9 @@ class Dispatcher {
   // returns. The handle is for Cancel and Detach, on the loop.
   std::shared_ptr<Generation> Begin(ValidatedRequest request, OutputSink* sink);
 
+  // Whether requests of the model are here that have not ended.
+  bool IsBusy(const std::string& model) const;
+
   // Of the tokenizers; nullptr before one was reached.
   const std::shared_ptr<const Vocabulary>& vocabulary() const { return tokenizer_.vocabulary(); }
 
@@ -54,6 +57,7 @@ class Dispatcher {
  private:
   void OnChange();
   void OnEnded(uint64_t id);
+  void EndQueued(const std::string& model, const absl::Status& status);
   Admission& AdmissionOf(const std::string& model);
   void CountLoad();
 
@@ -67,7 +71,8 @@ class Dispatcher {
   TokenizerClient tokenizer_;
   const GenerationContext context_;
   uint64_t next_id_ = 1;
-  std::map<std::string, std::unique_ptr<Admission>> admissions_;  // by model
+  std::map<std::string, std::shared_ptr<Admission>> admissions_;  // by model; nobody else owns them
+  std::map<std::string, int> num_of_model_;                       // of generations_
   absl::flat_hash_map<uint64_t, std::shared_ptr<Generation>> generations_;
 };
 

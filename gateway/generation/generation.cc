@@ -127,6 +127,10 @@ void Generation::Route() {
 }
 
 void Generation::ReturnToQueue() {
+  const ModelCommands& commands = context_.replicas->commands();
+  if (commands.StateOf(request_.model().name).phase == ModelState::Phase::kUnloaded) {
+    return End(commands.CheckLoaded(request_.model().name));
+  }
   phase_ = Phase::kQueued;
   queue_timer_ = context_.loop->RunAfter(context_.queue_timeout, [this] {
     End(absl::UnavailableError(absl::StrCat("no replica of model '", request_.model().name,
@@ -275,9 +279,25 @@ void Generation::End(const absl::Status& status) {
   context_.metrics->finished(last_reason_).Increment();
   context_.metrics->request_seconds.Observe(SecondsSince(request_.spec().arrival));
   LogEnd(status);
-  if (sink_ != nullptr) std::exchange(sink_, nullptr)->OnEnd(status);
-  admission_->Leave(id_, Clock::now());
+  if (sink_ == nullptr) {
+    admission_->Leave(id_, Clock::now());
+  } else {
+    std::exchange(sink_, nullptr)->OnEnd(status, HoldPlace());
+  }
   on_ended_();
+}
+
+// It is given up in a task of its own: whoever drops it may be in the middle of something that the
+// next request, which gets the place, would disturb.
+InflightPlace Generation::HoldPlace() const {
+  const auto leave = [id = id_, on_left = context_.on_left,
+                      admission = admission_->weak_from_this()] {
+    const std::shared_ptr<Admission> alive = admission.lock();
+    if (alive == nullptr) return;
+    alive->Leave(id, Clock::now());
+    on_left();
+  };
+  return {nullptr, [loop = context_.loop, leave](const void*) { loop->Post(leave); }};
 }
 
 void Generation::LogEnd(const absl::Status& status) const {

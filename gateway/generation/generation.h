@@ -27,6 +27,7 @@ struct GenerationContext {
   TokenizerClient* tokenizer = nullptr;
   GatewayMetrics* metrics = nullptr;
   std::chrono::milliseconds queue_timeout{0};
+  std::function<void()> on_left;  // a request has given up its place; not after its Admission's end
 };
 
 // Loop thread only. Made and kept by the Dispatcher until it has ended. It holds what a resume
@@ -47,7 +48,8 @@ class Generation : private WorkerEventHandler, private Sample::Owner {
              const GenerationContext& context, std::function<void()> on_ended);
   ~Generation() override;
 
-  // Goes to admission. The sink may have been told of a refusal when this returns.
+  // Goes to admission, where it stays until it has ended and the sink has let go of its place. The
+  // sink may have been told of a refusal when this returns.
   void Admit();
   // Admission has a place in flight for it.
   void Promote();
@@ -58,6 +60,8 @@ class Generation : private WorkerEventHandler, private Sample::Owner {
 
   uint64_t id() const { return id_; }
   bool ended() const { return phase_ == Phase::kEnded; }
+  bool queued() const { return phase_ == Phase::kQueued; }
+  const std::string& model() const { return request_.model().name; }
 
  private:
   enum class Phase : uint8_t { kNew, kQueued, kEncoding, kRunning, kEnded };
@@ -78,6 +82,7 @@ class Generation : private WorkerEventHandler, private Sample::Owner {
   void ObserveToken();
   void End(const absl::Status& status);
   void EndSamples(const absl::Status& status);
+  InflightPlace HoldPlace() const;
   void LogEnd(const absl::Status& status) const;
   TokenizerClient::CallOptions MakeCallOptions() const;
   int32_t generated_tokens() const;

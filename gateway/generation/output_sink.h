@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -45,6 +46,11 @@ struct StartedInfo {
   int32_t prompt_tokens = 0;
 };
 
+// A request's place in flight, given up when the last copy is dropped (on the loop). A sink holds
+// it for as long as output of the request waits for the client: so admission, which bounds the
+// number of places, bounds what all slow clients together make the gateway keep.
+using InflightPlace = std::shared_ptr<const void>;
+
 // Called on the loop. Calls come in this order: OnStarted, then chunks and one OnSampleEnd for each
 // sample, then OnEnd; a request that never started has OnEnd alone. Must not block and must not
 // cancel the request from inside.
@@ -57,7 +63,7 @@ class OutputSink {
   [[nodiscard]] virtual absl::Status OnChunk(OutputChunk chunk) = 0;
   virtual void OnSampleEnd(SampleEnd end) = 0;
   // OK: every sample came to its own end. CANCELLED: by the client. Last.
-  virtual void OnEnd(const absl::Status& status) = 0;
+  virtual void OnEnd(const absl::Status& status, InflightPlace place) = 0;
 };
 
 }  // namespace caravan

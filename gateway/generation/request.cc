@@ -311,6 +311,10 @@ absl::StatusOr<ValidatedRequest> ValidatedRequest::Make(RequestSpec spec,
   RETURN_IF_ERROR(CheckIdentity(spec));
   RETURN_IF_ERROR(CheckServed(spec));
   ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model, FindModel(spec.model, models));
+  if (model->vocabulary_size == 0) {
+    return absl::UnavailableError(
+        absl::StrCat("model '", model->name, "' is not loaded: unloaded"));
+  }
   RETURN_IF_ERROR(CheckPrompt(spec, *model));
   RETURN_IF_ERROR(CheckSampling(spec.sampling, *model));
   RETURN_IF_ERROR(CheckStopping(spec, *model));

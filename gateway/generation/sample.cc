@@ -187,7 +187,7 @@ bool Sample::Emit(std::optional<OutputToken> token, std::string text) {
     chunk.token = *std::move(token);
     ++num_delivered_;
   }
-  chunk.text = std::exchange(echo_, {}) + text;
+  chunk.text = echo_.empty() ? std::move(text) : std::exchange(echo_, {}) + text;
   return owner_->OnSampleChunk(std::move(chunk)) && !ended_;
 }
 

@@ -65,7 +65,7 @@ void GenerateReactor::OnStarted(const StartedInfo& started) {
 }
 
 absl::Status GenerateReactor::OnChunk(OutputChunk chunk) {
-  const absl::Status status = buffer_->Add(std::move(chunk));
+  absl::Status status = buffer_->Add(std::move(chunk));
   if (!status.ok()) native_->metrics->slow_readers.Increment();
   WriteOrFinish();
   return status;
@@ -77,8 +77,9 @@ void GenerateReactor::OnSampleEnd(SampleEnd end) {
   WriteOrFinish();
 }
 
-void GenerateReactor::OnEnd(const absl::Status& status) {
+void GenerateReactor::OnEnd(const absl::Status& status, InflightPlace place) {
   ended_ = true;
+  place_ = std::move(place);
   status_ = status;
   if (writing_) WatchSlowReader();
   WriteOrFinish();
@@ -86,20 +87,20 @@ void GenerateReactor::OnEnd(const absl::Status& status) {
 
 void GenerateReactor::WriteOrFinish() {
   if (writing_ || finished_) return;
-  if (cancelled_ && ended_) {
-    finished_ = true;
-    return Finish(ToGrpcStatus(status_));
-  }
+  if (cancelled_ && ended_) return FinishCall();
   if (cancelled_ || (!ended_ && !buffer_->HasNext())) return;
-  if (!buffer_->HasNext()) {
-    finished_ = true;
-    native_->loop->CancelTimer(&slow_reader_timer_);
-    return Finish(ToGrpcStatus(status_));
-  }
+  if (!buffer_->HasNext()) return FinishCall();
   message_ = Serialize(buffer_->Next());
   writing_ = true;
   if (ended_) WatchSlowReader();
   StartWrite(&message_);
+}
+
+void GenerateReactor::FinishCall() {
+  finished_ = true;
+  place_ = nullptr;
+  native_->loop->CancelTimer(&slow_reader_timer_);
+  Finish(ToGrpcStatus(status_));
 }
 
 // The request is over, its output is not: a client that reads nothing would keep its call, and what

@@ -32,9 +32,10 @@ class GenerateReactor : public grpc::ServerWriteReactor<grpc::ByteBuffer>, priva
   void OnStarted(const StartedInfo& started) override;
   absl::Status OnChunk(OutputChunk chunk) override;
   void OnSampleEnd(SampleEnd end) override;
-  void OnEnd(const absl::Status& status) override;
+  void OnEnd(const absl::Status& status, InflightPlace place) override;
 
   void WriteOrFinish();
+  void FinishCall();
   void HandleWriteDone(bool ok);
   void WatchSlowReader();
 
@@ -49,6 +50,7 @@ class GenerateReactor : public grpc::ServerWriteReactor<grpc::ByteBuffer>, priva
   bool ended_ = false;      // the request is over, its output may wait
   bool finished_ = false;   // Finish was called
   absl::Status status_;
+  InflightPlace place_;
   EventLoop::TimerId slow_reader_timer_;
   const EventLoop::KeepAlive keep_alive_;
 };

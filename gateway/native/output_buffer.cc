@@ -61,6 +61,15 @@ void OutputBuffer::DropChunks() {
   buffered_bytes_ = 0;
 }
 
+void OutputBuffer::Abandon(const absl::Status& status) {
+  DropChunks();
+  for (SampleQueue& sample : samples_) {
+    if (!sample.end.has_value()) continue;
+    sample.end->reason = EndReason::kError;
+    sample.end->status = status;
+  }
+}
+
 bool OutputBuffer::HasNext(const SampleQueue& sample) const {
   return sample.chunks.empty() ? sample.end.has_value() : CanLeave(sample.chunks.front());
 }

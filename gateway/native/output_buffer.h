@@ -31,6 +31,8 @@ class OutputBuffer {
   void AddCredit(uint64_t tokens) { credit_ = credit_.value_or(0) + tokens; }
   // Forgets the tokens that have not left, ends stay: nobody wants them any more.
   void DropChunks();
+  // As DropChunks, and the samples whose end has not left end with this error instead.
+  void Abandon(const absl::Status& status);
 
   // A message can leave now.
   bool HasNext() const;

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "common/log.h"
 #include "common/server.h"
 #include "common/status.h"
 #include "common/utf8.h"
@@ -16,7 +17,7 @@ void SessionRequestSink::OnStarted(const StartedInfo& started) {
 }
 
 absl::Status SessionRequestSink::OnChunk(OutputChunk chunk) {
-  const absl::Status status = buffer_.Add(std::move(chunk));
+  absl::Status status = buffer_.Add(std::move(chunk));
   if (!status.ok()) session_->native_->metrics->slow_readers.Increment();
   session_->GiveTurn(this);
   return status;
@@ -27,8 +28,10 @@ void SessionRequestSink::OnSampleEnd(SampleEnd end) {
   session_->GiveTurn(this);
 }
 
-void SessionRequestSink::OnEnd(const absl::Status& status) {
+void SessionRequestSink::OnEnd(const absl::Status& status, InflightPlace place) {
   ended_ = true;
+  place_ = std::move(place);
+  moved_ = EventLoop::Clock::now();
   if (!started_) {
     SampleEnd end;
     end.reason = absl::IsCancelled(status) ? EndReason::kCancelled : EndReason::kError;
@@ -36,12 +39,14 @@ void SessionRequestSink::OnEnd(const absl::Status& status) {
     buffer_.Add(std::move(end));
   }
   session_->GiveTurn(this);
+  session_->WatchSlowReader();
 }
 
 SessionReactor::SessionReactor(const NativeContext* native, Registry* registry,
                                grpc::CallbackServerContext* call)
     : native_(native),
       registry_(registry),
+      call_(call),
       call_info_(CallInfoOf(*call)),
       keep_alive_(native->loop) {
   native_->metrics->open_calls.Increment();
@@ -212,7 +217,10 @@ void SessionReactor::Pump() {
     message = v1::SessionResponse();
     if (!std::exchange(writing_, true)) write = true;
   }
-  if (write) WriteNext();
+  if (write) {
+    WriteNext();
+    WatchSlowReader();
+  }
   if (!reading_ && !half_closed_ && notices_.size() < kMaxNotices) ReadNext();
   FinishIfOver();
 }
@@ -231,6 +239,7 @@ bool SessionReactor::NextMessage(v1::SessionResponse* message) {
     if (has_next) {
       message->mutable_event()->set_request_id(request->id_);
       *message->mutable_event()->mutable_event() = request->buffer_.Next();
+      request->moved_ = EventLoop::Clock::now();
     }
     if (request->ended_ && request->buffer_.empty()) {
       requests_.erase(requests_.find(request->id_));
@@ -254,6 +263,7 @@ void SessionReactor::WriteNext() {
     write = !outbox_.empty();
     writing_ = write;
     if (write) {
+      write_started_ = EventLoop::Clock::now();
       outgoing_ = Serialize(outbox_.front());
       outbox_.pop_front();
       if (!outbox_.empty()) options.set_buffer_hint();  // one flush for a burst
@@ -261,6 +271,47 @@ void SessionReactor::WriteNext() {
   }
   if (refill) native_->loop->Post([self = self_] { self->Pump(); });
   if (write) StartWrite(&outgoing_, options);
+}
+
+// One timer looks again and again while something may wait: a timer for each write would cost more
+// than the write.
+void SessionReactor::WatchSlowReader() {
+  if (std::exchange(watching_, true)) return;
+  slow_reader_timer_ =
+      native_->loop->RunAfter(std::chrono::milliseconds(native_->limits.slow_reader_timeout_ms),
+                              [weak = std::weak_ptr<SessionReactor>(self_)] {
+                                if (const auto self = weak.lock()) self->CheckSlowReader();
+                              });
+}
+
+void SessionReactor::CheckSlowReader() {
+  watching_ = false;
+  if (cancelled_ || finished_) return;
+  const auto too_old =
+      EventLoop::Clock::now() - std::chrono::milliseconds(native_->limits.slow_reader_timeout_ms);
+  bool writing = false;
+  bool stuck = false;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    writing = writing_;
+    stuck = writing_ && write_started_ <= too_old;
+  }
+  if (stuck) {
+    LogWarning("slow reader cut off", {{"client", call_info_.client}});
+    native_->metrics->slow_readers.Increment();
+    return call_->TryCancel();  // gRPC can't be done with the call before Finish
+  }
+  bool waits = false;
+  for (const auto& [id, request] : requests_) {
+    waits = waits || request->ended_;
+    if (!request->ended_ || request->moved_ > too_old || request->buffer_.HasNext()) continue;
+    native_->metrics->slow_readers.Increment();
+    request->buffer_.Abandon(absl::ResourceExhaustedError(
+        absl::StrCat("no credit came for ", native_->limits.slow_reader_timeout_ms,
+                     " ms after the request had ended; what waited for it was dropped")));
+    GiveTurn(request.get());
+  }
+  if (writing || waits) WatchSlowReader();
 }
 
 void SessionReactor::OnWriteDone(bool ok) {
@@ -309,6 +360,7 @@ void SessionReactor::FinishIfOver() {
 void SessionReactor::OnDone() {
   native_->loop->Post([self = self_] {
     self->CancelAll();
+    self->native_->loop->CancelTimer(&self->slow_reader_timer_);
     self->registry_->erase(self.get());
     self->native_->metrics->open_calls.Decrement();
     self->self_ = nullptr;

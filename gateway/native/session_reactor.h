@@ -26,7 +26,7 @@ class SessionRequestSink : public OutputSink {
   void OnStarted(const StartedInfo& started) override;
   absl::Status OnChunk(OutputChunk chunk) override;
   void OnSampleEnd(SampleEnd end) override;
-  void OnEnd(const absl::Status& status) override;
+  void OnEnd(const absl::Status& status, InflightPlace place) override;
 
  private:
   friend class SessionReactor;
@@ -35,6 +35,8 @@ class SessionRequestSink : public OutputSink {
   const std::string id_;
   OutputBuffer buffer_;
   std::shared_ptr<Generation> generation_;
+  InflightPlace place_;                 // once it has ended
+  EventLoop::Clock::time_point moved_;  // when it ended, or a message of it left since
   bool started_ = false;
   bool ended_ = false;
   bool has_turn_ = false;  // stands in the session's turns_
@@ -43,7 +45,9 @@ class SessionRequestSink : public OutputSink {
 // Requests take turns at the stream, a message each. gRPC's callbacks post to the loop, where the
 // state is; the messages that are ready to go stand in a short outbox, which the callbacks empty
 // under a lock of its own. The next message is read once the last was handled and the client reads
-// its refusals, so a client that only writes is slowed, not buffered.
+// its refusals, so a client that only writes is slowed, not buffered. A client that takes nothing
+// for slow_reader_timeout_ms while something waits to be written loses the stream, and a request
+// that has ended and gets no credit for so long loses what waits of it: places in flight come back.
 class SessionReactor : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
  public:
   // The sessions of a server; touched on the loop only.
@@ -81,11 +85,14 @@ class SessionReactor : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::By
   void Pump();
   bool NextMessage(v1::SessionResponse* message);
   void WriteNext();
+  void WatchSlowReader();
+  void CheckSlowReader();
   void FinishIfOver();
   void CancelAll();
 
   const NativeContext* const native_;
   Registry* const registry_;
+  grpc::CallbackServerContext* const call_;  // until gRPC is done
   const CallInfo call_info_;
   std::shared_ptr<SessionReactor> self_;  // until gRPC is done
   // Loop only.
@@ -97,12 +104,15 @@ class SessionReactor : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::By
   bool half_closed_ = false;
   bool going_away_ = false;
   bool cancelled_ = false;
-  bool finished_ = false;      // Finish was called
+  bool finished_ = false;  // Finish was called
+  bool watching_ = false;  // slow_reader_timer_ runs
+  EventLoop::TimerId slow_reader_timer_;
   grpc::ByteBuffer incoming_;  // gRPC's while reading
   std::mutex mutex_;
-  std::deque<v1::SessionResponse> outbox_;  // guarded by mutex_
-  bool writing_ = false;                    // guarded by mutex_
-  grpc::ByteBuffer outgoing_;               // gRPC's while writing_
+  std::deque<v1::SessionResponse> outbox_;      // guarded by mutex_
+  bool writing_ = false;                        // guarded by mutex_
+  EventLoop::Clock::time_point write_started_;  // guarded by mutex_, with writing_
+  grpc::ByteBuffer outgoing_;                   // gRPC's while writing_
   const EventLoop::KeepAlive keep_alive_;
 };
 

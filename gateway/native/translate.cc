@@ -119,6 +119,10 @@ void Fill(const ReplicaStatus& replica, v1::ReplicaInfo* out) {
   out->set_total_blocks(replica.model.total_blocks());
   out->set_block_tokens(replica.model.block_tokens());
   out->set_generated_tokens_per_second(replica.generated_tokens_per_second);
+  const v1::WorkerModelStatus& status = replica.load.model_status();
+  const bool loaded = status.state() == v1::WorkerModelStatus::LOADED;
+  out->set_state(replica.ready ? "ready" : loaded ? "not ready" : NameOf(status.state()));
+  out->set_reason(status.reason());
   for (const v1::WorkerRank& rank : replica.ranks) {
     v1::RankInfo* info = out->add_ranks();
     info->set_rank(rank.rank());
@@ -219,12 +223,13 @@ v1::ListModelsResponse ToProto(const std::vector<ReplicaStatus>& replicas) {
     if (replica.model.name().empty()) continue;  // never reached
     v1::ModelInfo& model = models[replica.model.name()];
     model.set_name(replica.model.name());
+    Fill(replica, model.add_replicas());
+    if (replica.model.vocabulary_size() == 0) continue;  // it was not loaded yet
     model.set_architecture(replica.model.architecture());
     model.set_vocabulary_size(replica.model.vocabulary_size());
     model.set_max_context_tokens(replica.model.max_context_tokens());
     model.set_dtype(replica.model.dtype());
     model.set_fingerprint(replica.model.fingerprint());
-    Fill(replica, model.add_replicas());
   }
   v1::ListModelsResponse response;
   for (auto& [name, model] : models) *response.add_models() = std::move(model);

@@ -262,8 +262,10 @@ void GenerationInference::OnSampleEnd(size_t row, const SampleEnd& end) {
   if (parameters_.partial) NotifySoon();
 }
 
-void GenerationInference::OnRowEnd(size_t row, const absl::Status& status) {
+// One place is held for the request: held by each row, they could keep the last rows from starting.
+void GenerationInference::OnRowEnd(size_t row, const absl::Status& status, InflightPlace place) {
   if (!status.ok()) return Fail(status);
+  place_ = std::move(place);
   if (++num_rows_ended_ == rows_.size()) NotifySoon();
 }
 

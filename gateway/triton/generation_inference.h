@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "gateway/generation/generation.h"
@@ -35,7 +36,9 @@ class GenerationInference : public InferenceBase {
     void OnStarted(const StartedInfo& started) override { owner_->OnRowStarted(); }
     absl::Status OnChunk(OutputChunk chunk) override { return owner_->OnChunk(row_, chunk); }
     void OnSampleEnd(SampleEnd end) override { owner_->OnSampleEnd(row_, end); }
-    void OnEnd(const absl::Status& status) override { owner_->OnRowEnd(row_, status); }
+    void OnEnd(const absl::Status& status, InflightPlace place) override {
+      owner_->OnRowEnd(row_, status, std::move(place));
+    }
 
     std::shared_ptr<Generation> generation;
 
@@ -60,7 +63,7 @@ class GenerationInference : public InferenceBase {
   void OnRowStarted();
   absl::Status OnChunk(size_t row, const OutputChunk& chunk);
   void OnSampleEnd(size_t row, const SampleEnd& end);
-  void OnRowEnd(size_t row, const absl::Status& status);
+  void OnRowEnd(size_t row, const absl::Status& status, InflightPlace place);
   void Stop() override;
   void CountFailedPart(const absl::Status& status) override;
   void Update() override;
@@ -80,6 +83,7 @@ class GenerationInference : public InferenceBase {
   std::vector<std::unique_ptr<RowSink>> rows_;
   bool encoding_ = false;
   size_t num_rows_ended_ = 0;
+  InflightPlace place_;           // of the row that ended last, until all is taken
   int32_t last_planned_ = 0;      // steps of the newest partial response that was planned
   std::deque<int32_t> partials_;  // steps of those not taken yet
   bool final_ready_ = false;      // the final response is planned, after the partials

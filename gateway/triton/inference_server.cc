@@ -45,10 +45,9 @@ absl::Status CheckVersion(const std::string& name, const std::string& version) {
   return UnknownModel(name, absl::StrCat("version ", number, " is not found"));
 }
 
-absl::Status CheckRepository(const std::string& repository) {
-  if (repository.empty()) return absl::OkStatus();
-  return absl::NotFoundError(absl::StrCat("model repository '", repository,
-                                          "' is not known; leave repository_name empty"));
+std::string IndexStateOf(const ModelState& state) {
+  if (state.phase == ModelState::Phase::kLoading) return "LOADING";
+  return state.phase == ModelState::Phase::kUnloading ? "UNLOADING" : "UNAVAILABLE";
 }
 
 // The client's id where logs can have it.
@@ -64,29 +63,27 @@ std::string LoggedId(const InferRequest& request) {
 
 InferenceServer::InferenceServer(EventLoop* loop, Dispatcher* dispatcher, GatewayMetrics* metrics,
                                  const TritonConfig& config)
-    : dispatcher_(dispatcher),
+    : loop_(loop),
+      dispatcher_(dispatcher),
       config_(config),
       models_(MakeModelCatalog(CatalogOptions(config))),
+      repository_(&models_, config, &dispatcher->replicas().commands()),
       shared_memory_(config.shared_memory),
       trace_defaults_(TraceSettings::Off(config.trace_file)),
       trace_(trace_defaults_) {
-  const std::vector<std::string>& load = config.load_models;
   for (const TritonModel& model : models_) {
-    ModelState& state = states_[model.name];
-    state.loaded = !config.explicit_model_control ||
-                   std::find(load.begin(), load.end(), model.name) != load.end() ||
-                   std::find(load.begin(), load.end(), "*") != load.end();
-    state.statistics = std::make_unique<StatisticsCounter>(model.name, kTritonModelVersion);
-    if (config.latency_metrics) state.statistics->KeepLatencies();
+    std::unique_ptr<StatisticsCounter>& statistics = statistics_[model.name];
+    statistics = std::make_unique<StatisticsCounter>(model.name, kTritonModelVersion);
+    if (config.latency_metrics) statistics->KeepLatencies();
   }
   context_.loop = loop;
   context_.dispatcher = dispatcher;
   context_.metrics = metrics;
   context_.traces = &trace_writer_;
   context_.defaults = {config.stream_interval, config.stop_on_tokenizer_eos, config.decoupled};
-  context_.of_fastertransformer = states_.at("fastertransformer").statistics.get();
-  context_.of_preprocessing = states_.at("preprocessing").statistics.get();
-  context_.of_postprocessing = states_.at("postprocessing").statistics.get();
+  context_.of_fastertransformer = statistics_.at("fastertransformer").get();
+  context_.of_preprocessing = statistics_.at("preprocessing").get();
+  context_.of_postprocessing = statistics_.at("postprocessing").get();
 }
 
 InferenceServer::~InferenceServer() = default;
@@ -105,15 +102,9 @@ bool InferenceServer::BackendReady(const TritonModel& model) const {
   return served != nullptr && dispatcher_->replicas().HasReady(served->name);
 }
 
-bool InferenceServer::IsLoaded(const TritonModel& model) const {
-  if (model.kind != TritonModelKind::kEnsemble) return states_.at(model.name).loaded;
-  return std::all_of(states_.begin(), states_.end(),
-                     [](const auto& entry) { return entry.second.loaded; });
-}
-
 bool InferenceServer::Ready() const {
   return std::all_of(models_.begin(), models_.end(), [this](const TritonModel& model) {
-    return !states_.at(model.name).loaded || BackendReady(model);
+    return !repository_.IsLoaded(model) || BackendReady(model);
   });
 }
 
@@ -123,33 +114,31 @@ bool InferenceServer::ModelReady(const std::string& name, const std::string& ver
 }
 
 ServerMetadata InferenceServer::Metadata() const {
-  return {kServerName,
-          kServerVersion,
-          {"classification", "model_repository", "model_repository(unload_dependents)",
-           "model_configuration", "system_shared_memory", "binary_tensor_data", "parameters",
-           "statistics", "trace", "logging"}};
-}
-
-const TritonModel* InferenceServer::FindAny(const std::string& name) const {
-  const auto found = std::find_if(models_.begin(), models_.end(),
-                                  [&](const TritonModel& model) { return model.name == name; });
-  return found == models_.end() ? nullptr : &*found;
+  ServerMetadata metadata = {
+      kServerName,
+      kServerVersion,
+      {"classification", "model_repository", "model_repository(unload_dependents)",
+       "model_configuration", "system_shared_memory", "binary_tensor_data", "parameters",
+       "statistics", "trace", "logging"}};
+  if (cuda_memory_.available()) metadata.extensions.emplace_back("cuda_shared_memory");
+  return metadata;
 }
 
 absl::StatusOr<const TritonModel*> InferenceServer::FindModel(const std::string& name,
                                                               const std::string& version) const {
-  const TritonModel* model = FindAny(name);
+  const TritonModel* model = repository_.Find(name);
   if (model == nullptr) return UnknownModel(name, "is not found");
   RETURN_IF_ERROR(CheckVersion(name, version));
-  if (IsLoaded(*model)) return model;
-  const bool itself = states_.at(name).loaded;
-  if (version.empty() && !itself) return UnknownModel(name, "has no available versions");
+  if (repository_.IsLoaded(*model)) return model;
+  if (version.empty() && !repository_.IsOpen(*model)) {
+    return UnknownModel(name, "has no available versions");
+  }
   return absl::UnavailableError(absl::StrCat("Request for unknown model: '", name, "' version ",
                                              kTritonModelVersion, " is not at ready state"));
 }
 
 bool InferenceServer::AnswersMoreThanOnce(const std::string& name) const {
-  const TritonModel* model = FindAny(name);
+  const TritonModel* model = repository_.Find(name);
   return model != nullptr && model->platform != "python" && config_.decoupled;
 }
 
@@ -158,18 +147,18 @@ absl::StatusOr<std::vector<ModelStatistics>> InferenceServer::Statistics(
   std::vector<ModelStatistics> statistics;
   if (!name.empty()) {
     ASSIGN_OR_RETURN(const TritonModel* model, FindModel(name, version));
-    statistics.push_back(states_.at(model->name).statistics->Snapshot());
+    statistics.push_back(statistics_.at(model->name)->Snapshot());
     return statistics;
   }
-  for (const auto& [model, state] : states_) {
-    if (state.loaded) statistics.push_back(state.statistics->Snapshot());
+  for (const auto& [model, counter] : statistics_) {
+    if (repository_.IsOpen(*repository_.Find(model))) statistics.push_back(counter->Snapshot());
   }
   return statistics;
 }
 
 std::vector<ModelStatistics> InferenceServer::AllStatistics() const {
   std::vector<ModelStatistics> statistics;
-  for (const auto& [model, state] : states_) statistics.push_back(state.statistics->Snapshot());
+  for (const auto& [model, counter] : statistics_) statistics.push_back(counter->Snapshot());
   return statistics;
 }
 
@@ -178,16 +167,18 @@ absl::StatusOr<std::vector<ModelIndexEntry>> InferenceServer::RepositoryIndex(
   RETURN_IF_ERROR(CheckRepository(repository));
   std::vector<ModelIndexEntry> index;
   for (const TritonModel& model : models_) {
-    const bool loaded = IsLoaded(model);
+    const bool loaded = repository_.IsLoaded(model);
     const bool ready = loaded && BackendReady(model);
     if (ready_only && !ready) continue;
+    const ModelState itself = repository_.StateOf(model);
     ModelIndexEntry entry;
     entry.name = model.name;
     entry.version = std::string(kTritonModelVersion);
-    entry.state = std::string(ready ? "READY" : "UNAVAILABLE");
+    entry.state = ready ? "READY" : IndexStateOf(itself);
     if (!loaded) {
-      entry.reason =
-          states_.at(model.name).loaded ? "a model of the ensemble is not loaded" : "unloaded";
+      entry.reason = itself.phase == ModelState::Phase::kLoaded
+                         ? "a model of the ensemble is not loaded"
+                         : itself.reason;
     } else if (!ready) {
       entry.reason = "no replica or no tokenizer is ready";
     }
@@ -196,55 +187,42 @@ absl::StatusOr<std::vector<ModelIndexEntry>> InferenceServer::RepositoryIndex(
   return index;
 }
 
-absl::Status InferenceServer::CheckControl(const std::string& repository) const {
-  if (!config_.explicit_model_control) {
-    return absl::UnavailableError(
-        "explicit model load / unload is not allowed if polling is enabled");
+void InferenceServer::RegisterCudaMemory(const std::string& name, const std::string& raw_handle,
+                                         int64_t device_id, uint64_t byte_size,
+                                         std::function<void(const absl::Status&)> done) {
+  if (const absl::Status status = shared_memory_.CheckNew(name, byte_size); !status.ok()) {
+    return done(status);
   }
-  return CheckRepository(repository);
+  const std::weak_ptr<bool> alive = alive_;
+  cuda_memory_.Open(name, raw_handle, device_id, byte_size,
+                    [this, loop = loop_, alive,
+                     done = std::move(done)](absl::StatusOr<CudaSharedMemory::Region> region) {
+                      loop->Post([this, alive, done, region = std::move(region)] {
+                        if (alive.expired()) return;
+                        done(region.ok() ? shared_memory_.Add(*region) : region.status());
+                      });
+                    });
 }
 
-absl::Status InferenceServer::LoadModel(const std::string& repository, const std::string& name,
-                                        const InferParameters& parameters) {
-  RETURN_IF_ERROR(CheckControl(repository));
-  const TritonModel* model = FindAny(name);
-  if (model == nullptr) {
-    return absl::InternalError(
-        absl::StrCat("failed to load '", name, "', failed to poll from model repository"));
-  }
-  if (!parameters.empty()) {
-    return absl::UnimplementedError(absl::StrCat(
-        "failed to load '", name, "': load parameter '", parameters.begin()->first,
-        "' is not supported; a model can only be loaded as the gateway is configured"));
-  }
-  for (auto& [other, state] : states_) {
-    if (other == name || model->kind == TritonModelKind::kEnsemble) state.loaded = true;
-  }
-  LogInfo("loaded", {{"model", name}});
-  return absl::OkStatus();
+absl::StatusOr<std::vector<std::shared_ptr<const SystemSharedMemoryRegion>>>
+InferenceServer::SystemMemoryStatus(const std::string& name) const {
+  return shared_memory_.Status<SystemSharedMemoryRegion>(SharedMemoryKind::kSystem, name);
 }
 
-absl::Status InferenceServer::UnloadModel(const std::string& repository, const std::string& name,
-                                          bool unload_dependents) {
-  RETURN_IF_ERROR(CheckControl(repository));
-  const TritonModel* model = FindAny(name);
-  if (model == nullptr) return UnknownModel(name, "is not found");
-  const bool all = unload_dependents && model->kind == TritonModelKind::kEnsemble;
-  for (auto& [other, state] : states_) {
-    if (other == name || all) state.loaded = false;
+absl::StatusOr<std::vector<std::shared_ptr<const CudaSharedMemoryRegion>>>
+InferenceServer::CudaMemoryStatus(const std::string& name) const {
+  if (!cuda_memory_.available() && !name.empty()) {
+    return absl::UnimplementedError(
+        "CUDA shared memory is not supported: the gateway has no GPU; use system shared memory");
   }
-  LogInfo("unloaded", {{"model", name}, {"dependents", all}});
-  return absl::OkStatus();
-}
-
-absl::Status InferenceServer::CudaSharedMemoryUnsupported() {
-  return absl::UnimplementedError(
-      "CUDA shared memory is not supported: the gateway has no GPU; use system shared memory");
+  return shared_memory_.Status<CudaSharedMemoryRegion>(SharedMemoryKind::kCuda, name);
 }
 
 absl::StatusOr<TraceSettingValues> InferenceServer::UpdateTraceSettings(
     const std::string& model, const TraceSettingValues& changes) {
-  if (!model.empty() && FindAny(model) == nullptr) return UnknownModel(model, "is not found");
+  if (!model.empty() && repository_.Find(model) == nullptr) {
+    return UnknownModel(model, "is not found");
+  }
   TraceScope scope = trace_;
   if (!model.empty()) {
     const auto own = model_traces_.find(model);
@@ -319,7 +297,7 @@ absl::StatusOr<std::shared_ptr<Inference>> InferenceServer::Infer(InferRequest r
     if (place == nullptr) continue;
     ASSIGN_OR_RETURN(call.places[output.name], shared_memory_.Find(place->region));
   }
-  call.statistics = states_.at(model->name).statistics.get();
+  call.statistics = statistics_.at(model->name).get();
   return Begin(std::move(call), sink);
 }
 

@@ -2,6 +2,7 @@
 // nothing else.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -11,8 +12,10 @@
 #include "gateway/config.h"
 #include "gateway/event_loop.h"
 #include "gateway/generation/dispatcher.h"
+#include "gateway/triton/cuda_shared_memory.h"
 #include "gateway/triton/infer_context.h"
 #include "gateway/triton/inference.h"
+#include "gateway/triton/model_repository.h"
 #include "gateway/triton/protocol/infer_message.h"
 #include "gateway/triton/protocol/model_catalog.h"
 #include "gateway/triton/settings.h"
@@ -67,22 +70,27 @@ class InferenceServer {
   std::vector<ModelStatistics> AllStatistics() const;
   // Of a model of models(): nullptr where none are kept. Any thread.
   const LatencyMetrics* Latencies(const std::string& model) const {
-    return states_.at(model).statistics->latencies();
+    return statistics_.at(model)->latencies();
   }
 
   // `repository` is one that the index names: the empty name is all there is (NOT_FOUND).
   absl::StatusOr<std::vector<ModelIndexEntry>> RepositoryIndex(const std::string& repository,
                                                                bool ready_only) const;
-  // UNAVAILABLE unless the control mode is explicit. Loading the ensemble loads its models too.
-  // Load parameters (config, file:…) are UNIMPLEMENTED.
-  absl::Status LoadModel(const std::string& repository, const std::string& name,
-                         const InferParameters& parameters);
-  absl::Status UnloadModel(const std::string& repository, const std::string& name,
-                           bool unload_dependents);
+  // What loads and unloads models.
+  ModelRepository& repository() { return repository_; }
 
   SharedMemoryRegistry& shared_memory() { return shared_memory_; }
-  // What every CUDA shared memory call answers. Any thread.
-  static absl::Status CudaSharedMemoryUnsupported();
+  // Empty: all. NOT_FOUND for an unknown name.
+  absl::StatusOr<std::vector<std::shared_ptr<const SystemSharedMemoryRegion>>> SystemMemoryStatus(
+      const std::string& name) const;
+  // `done` is called on the loop. UNIMPLEMENTED where the gateway has no GPU; see
+  // CudaSharedMemory::Open.
+  void RegisterCudaMemory(const std::string& name, const std::string& raw_handle, int64_t device_id,
+                          uint64_t byte_size, std::function<void(const absl::Status&)> done);
+  // Empty: all, which is none without a GPU. A named one is UNIMPLEMENTED then, else NOT_FOUND
+  // where there is none.
+  absl::StatusOr<std::vector<std::shared_ptr<const CudaSharedMemoryRegion>>> CudaMemoryStatus(
+      const std::string& name) const;
 
   // Changes what `changes` names and returns all. `model` empty: the settings of all models, but
   // for what a model has of its own; NOT_FOUND for an unknown model.
@@ -96,26 +104,21 @@ class InferenceServer {
   absl::StatusOr<std::shared_ptr<Inference>> Infer(InferRequest request, InferSink* sink);
 
  private:
-  struct ModelState {
-    bool loaded = false;
-    std::unique_ptr<StatisticsCounter> statistics;
-  };
   // The model behind all of them; nullptr: none was reached, or it is not clear which.
   std::shared_ptr<const ServedModel> served() const;
   bool BackendReady(const TritonModel& model) const;
-  // The ensemble needs all of its models.
-  bool IsLoaded(const TritonModel& model) const;
-  const TritonModel* FindAny(const std::string& name) const;
   absl::StatusOr<std::string> Read(const SharedMemoryUse& use) const;
-  absl::Status CheckControl(const std::string& repository) const;
   std::shared_ptr<RequestTrace> SampleTrace(const CheckedRequest& request);
   void CountRefusal(const InferCall& call, const absl::Status& status);
   absl::StatusOr<std::shared_ptr<Inference>> Begin(InferCall call, InferSink* sink);
 
+  EventLoop* const loop_;
   Dispatcher* const dispatcher_;
   const TritonConfig config_;
   const std::vector<TritonModel> models_;
-  std::map<std::string, ModelState> states_;  // by name; the keys never change
+  ModelRepository repository_;
+  std::map<std::string, std::unique_ptr<StatisticsCounter>> statistics_;  // keys never change
+  CudaSharedMemory cuda_memory_;                                          // before its regions
   SharedMemoryRegistry shared_memory_;
   TraceWriter trace_writer_;
   const TraceSettings trace_defaults_;
@@ -123,6 +126,7 @@ class InferenceServer {
   std::map<std::string, TraceScope> model_traces_;
   LogSettings log_settings_;
   InferContext context_;
+  const std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // for tasks that come late
 };
 
 }  // namespace caravan

@@ -37,7 +37,7 @@ absl::Status CheckObject(const std::string& name, const std::string& key, int fd
 
 }  // namespace
 
-SharedMemoryRegion::~SharedMemoryRegion() { close(fd_); }
+SystemSharedMemoryRegion::~SystemSharedMemoryRegion() { close(fd_); }
 
 absl::Status SharedMemoryRegion::CheckRange(uint64_t offset, uint64_t byte_size) const {
   if (offset <= byte_size_ && byte_size <= byte_size_ - offset) return absl::OkStatus();
@@ -46,10 +46,11 @@ absl::Status SharedMemoryRegion::CheckRange(uint64_t offset, uint64_t byte_size)
                                                  " bytes, asked for ", byte_size, " at ", offset));
 }
 
-absl::StatusOr<std::string> SharedMemoryRegion::Read(uint64_t offset, uint64_t byte_size) const {
+absl::StatusOr<std::string> SystemSharedMemoryRegion::Read(uint64_t offset,
+                                                           uint64_t byte_size) const {
   RETURN_IF_ERROR(CheckRange(offset, byte_size));
   // The object was this large once; whether it still is shows before memory is taken for it.
-  RETURN_IF_ERROR(CheckObject(name_, key_, fd_, offset_ + offset, byte_size));
+  RETURN_IF_ERROR(CheckObject(name(), key_, fd_, offset_ + offset, byte_size));
   std::string data(byte_size, '\0');
   size_t done = 0;
   while (done < data.size()) {
@@ -58,23 +59,23 @@ absl::StatusOr<std::string> SharedMemoryRegion::Read(uint64_t offset, uint64_t b
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) {
       return absl::InvalidArgumentError(
-          absl::StrCat("shared memory region '", name_, "' can't be read: it has shrunk"));
+          absl::StrCat("shared memory region '", name(), "' can't be read: it has shrunk"));
     }
     done += static_cast<size_t>(n);
   }
   return data;
 }
 
-absl::Status SharedMemoryRegion::Write(uint64_t offset, std::string_view data) const {
+absl::Status SystemSharedMemoryRegion::Write(uint64_t offset, std::string_view data) const {
   RETURN_IF_ERROR(CheckRange(offset, data.size()));
-  RETURN_IF_ERROR(CheckObject(name_, key_, fd_, offset_ + offset, data.size()));
+  RETURN_IF_ERROR(CheckObject(name(), key_, fd_, offset_ + offset, data.size()));
   size_t done = 0;
   while (done < data.size()) {
     const ssize_t n = pwrite(fd_, data.data() + done, data.size() - done,
                              static_cast<off_t>(offset_ + offset + done));
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) {
-      return absl::InvalidArgumentError(absl::StrCat("shared memory region '", name_,
+      return absl::InvalidArgumentError(absl::StrCat("shared memory region '", name(),
                                                      "' can't be written: ", std::strerror(errno)));
     }
     done += static_cast<size_t>(n);
@@ -82,11 +83,10 @@ absl::Status SharedMemoryRegion::Write(uint64_t offset, std::string_view data) c
   return absl::OkStatus();
 }
 
-absl::Status SharedMemoryRegistry::Register(const std::string& name, const std::string& key,
-                                            uint64_t offset, uint64_t byte_size) {
+absl::Status SharedMemoryRegistry::CheckNew(const std::string& name, uint64_t byte_size) const {
   if (!enabled_) {
     return absl::UnimplementedError(
-        "system shared memory is off here; start the gateway with --triton_shared_memory");
+        "shared memory is off here; start the gateway with --triton_shared_memory");
   }
   if (name.empty()) return absl::InvalidArgumentError("shared memory region name is empty");
   if (regions_.contains(name)) {
@@ -101,6 +101,18 @@ absl::Status SharedMemoryRegistry::Register(const std::string& name, const std::
     return absl::InvalidArgumentError(
         absl::StrCat("failed to register shared memory region '", name, "': byte_size is 0"));
   }
+  return absl::OkStatus();
+}
+
+absl::Status SharedMemoryRegistry::Add(Region region) {
+  RETURN_IF_ERROR(CheckNew(region->name(), region->byte_size()));
+  regions_.emplace(region->name(), std::move(region));
+  return absl::OkStatus();
+}
+
+absl::Status SharedMemoryRegistry::Register(const std::string& name, const std::string& key,
+                                            uint64_t offset, uint64_t byte_size) {
+  RETURN_IF_ERROR(CheckNew(name, byte_size));
   // shm_open takes any number of slashes for one.
   const std::string bare = key.substr(std::min(key.find_first_not_of('/'), key.size()));
   if (absl::StartsWith(bare, kReservedPrefix)) {
@@ -112,29 +124,27 @@ absl::Status SharedMemoryRegistry::Register(const std::string& name, const std::
     return absl::InvalidArgumentError(absl::StrCat("Unable to open shared memory region: '", name,
                                                    "' (key '", key, "'): ", std::strerror(errno)));
   }
-  auto region = std::make_shared<SharedMemoryRegion>(name, key, offset, byte_size, fd);
+  auto region = std::make_shared<SystemSharedMemoryRegion>(name, key, offset, byte_size, fd);
   RETURN_IF_ERROR(CheckObject(name, key, fd, offset, byte_size));
-  regions_.emplace(name, std::move(region));
-  return absl::OkStatus();
+  return Add(std::move(region));
 }
 
-void SharedMemoryRegistry::Unregister(const std::string& name) {
-  if (name.empty()) {
-    regions_.clear();
-  } else {
-    regions_.erase(name);
-  }
+void SharedMemoryRegistry::Unregister(SharedMemoryKind kind, const std::string& name) {
+  std::erase_if(regions_, [&](const auto& entry) {
+    return entry.second->kind() == kind && (name.empty() || entry.first == name);
+  });
 }
 
 absl::StatusOr<std::vector<SharedMemoryRegistry::Region>> SharedMemoryRegistry::Status(
-    const std::string& name) const {
+    SharedMemoryKind kind, const std::string& name) const {
   std::vector<Region> regions;
   for (const auto& [key, region] : regions_) {
-    if (name.empty() || key == name) regions.push_back(region);
+    if (region->kind() == kind && (name.empty() || key == name)) regions.push_back(region);
   }
   if (regions.empty() && !name.empty()) {
-    return absl::NotFoundError(
-        absl::StrCat("Unable to find system shared memory region: '", name, "'"));
+    return absl::NotFoundError(absl::StrCat("Unable to find ",
+                                            kind == SharedMemoryKind::kSystem ? "system" : "cuda",
+                                            " shared memory region: '", name, "'"));
   }
   return regions;
 }

@@ -91,6 +91,12 @@ bool HasCodeFor(int compute_capability) {
   return false;
 }
 
+std::string CudaLibraryProblem() {
+  const std::string& problem = CublasLibrary().problem();
+  if (problem.empty()) return "";
+  return "cuBLASLt is needed for matrix products and can't be loaded: " + problem;
+}
+
 std::unique_ptr<CudaStream> CudaStream::Create(const CudaStreamOptions& options,
                                                std::string* problem) {
   const std::vector<CudaDevice> devices = FindCudaDevices(problem);
@@ -109,11 +115,7 @@ std::unique_ptr<CudaStream> CudaStream::Create(const CudaStreamOptions& options,
                std::to_string(device.compute_capability);
     return nullptr;
   }
-  if (!CublasLibrary().problem().empty()) {
-    *problem =
-        "cuBLASLt is needed for matrix products and can't be loaded: " + CublasLibrary().problem();
-    return nullptr;
-  }
+  if (*problem = CudaLibraryProblem(); !problem->empty()) return nullptr;
   std::unique_ptr<CudaStream> stream(new CudaStream(options, device));
   cudaError_t error = cudaSetDevice(device.index);
   if (error == cudaSuccess) {

@@ -32,6 +32,10 @@ std::vector<CudaDevice> FindCudaDevices(std::string* problem);
 bool HasCodeFor(int compute_capability);
 std::string BuiltArchitectures();
 
+// Why no stream can be had on any GPU, however long one waits: a library is missing. Empty where
+// there is no such reason.
+std::string CudaLibraryProblem();
+
 struct CudaStreamOptions {
   int device = 0;
   // Scratch memory of the operators on this stream: split-k sums, parts of attention. Operators on

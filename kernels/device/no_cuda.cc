@@ -21,6 +21,8 @@ std::vector<CudaDevice> FindCudaDevices(std::string* problem) {
 std::string BuiltArchitectures() { return ""; }
 bool HasCodeFor(int) { return false; }
 
+std::string CudaLibraryProblem() { return kNoCuda; }
+
 std::unique_ptr<CudaStream> CudaStream::Create(const CudaStreamOptions&, std::string* problem) {
   *problem = kNoCuda;
   return nullptr;

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -91,6 +92,24 @@ def test_demo_tells_a_story_shows_what_ran_and_stops():
     pids = [int(pid) for pid in re.findall(r"^(?:gateway|tokenizer|worker \d) +(\d+) ", result.stdout, re.MULTILINE)]
     assert len(pids) == 4
     assert gone(pids)
+
+
+@LIMIT
+def test_up_gives_each_worker_the_gpu_it_names(tmp_path):
+    """Without a GPU the workers compute on the CPU, whatever --gpu says; with one they share it."""
+    up = Up(tmp_path, "--tensor_parallel=2", "--gpus=0,0", "--kv_cache_bytes=4000000")
+    try:
+        workers = {}
+        for pid in up.ranks().values():
+            command = pathlib.Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+            variables = pathlib.Path(f"/proc/{pid}/environ").read_text().split("\0")
+            rank = next(word for word in command if word.startswith("--rank="))
+            workers[rank] = "--gpu=0" in command, [v for v in variables if v.startswith("NCCL_HOSTID=")]
+        assert workers == {"--rank=0": (True, ["NCCL_HOSTID=caravan-rank-0"]),
+                           "--rank=1": (True, ["NCCL_HOSTID=caravan-rank-1"])}
+        assert generate_json(up, "--max_tokens=5", PROMPT)["token_ids"]
+    finally:
+        up.end()
 
 
 @LIMIT
@@ -311,3 +330,29 @@ def test_where_nothing_answers_a_sentence_says_so(command):
         result = run(*command, f"--address=127.0.0.1:{unused.getsockname()[1]}")
     assert result.returncode == 1
     assert "caravan up" in result.stderr and result.stderr.count("\n") == 1
+
+
+@LIMIT
+def test_up_with_explicit_control_starts_without_the_model_and_shows_what_is_unloaded(tmp_path):
+    up = Up(tmp_path, "--triton_model_control_mode=explicit")
+    try:
+        status = run("status", state=up.state_file)
+        assert status.returncode == 0 and "  unloaded  " in status.stdout, status.stdout + status.stderr
+        refused = run("generate", PROMPT, state=up.state_file)
+        assert refused.returncode == 1 and "model 'demo' is not loaded: unloaded" in refused.stderr
+        load = urllib.request.Request(f"http://{up.state['gateway_http']}/v2/repository/models/ensemble/load", data=b"")
+        urllib.request.urlopen(load, timeout=60).close()
+        assert generate_json(up, "--max_tokens=4", PROMPT)["token_ids"]
+        assert "  ready  " in run("status", state=up.state_file).stdout
+    finally:
+        up.end()
+
+
+@LIMIT
+def test_up_says_why_the_model_can_not_be_loaded_under_explicit_control(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(DEMO_MODEL, folder)
+    (folder / "model.safetensors").write_bytes(b"no checkpoint")
+    result = run("up", f"--model={folder}", "--triton_model_control_mode=explicit", "--triton_load_models=*",
+                 "--gateway_port=0", "--http_port=0", "--metrics_port=0")
+    assert result.returncode == 1 and "model.safetensors" in result.stderr.splitlines()[-1], result.stderr

@@ -408,7 +408,8 @@ def test_log_settings_act():
 
 def test_explicit_control_loads_and_unloads():
     flags = ["--triton_model_control_mode=explicit", "--triton_load_models=preprocessing"]
-    with Cluster(gateway_flags=flags) as cluster, triton_grpc.InferenceServerClient(cluster.gateway.address) as client:
+    with Cluster(gateway_flags=flags, loaded=False) as cluster, \
+            triton_grpc.InferenceServerClient(cluster.gateway.address) as client:
         def states():
             return {model.name: (model.state, model.reason) for model in client.get_model_repository_index().models}
 

@@ -227,6 +227,67 @@ TEST(Session, MergesWhatASlowClientHasNotReadAndGivesItUp) {
   EXPECT_LE(session.seen("a").events.size(), 10u) << "what waited is merged";
 }
 
+TEST(Session, KeepsARequestsPlaceInFlightUntilItsOutputHasLeft) {
+  GatewayConfig config;
+  config.admission.max_inflight_requests = 1;
+  Cluster cluster(config);
+  SessionCall session(cluster.stub());
+  session.Start("a");
+  const uint64_t a = cluster.worker().AwaitSubmit().key();
+  session.Credit("a", 1);
+  session.Start("bad", v1::GenerateRequest());
+  session.ReadFinished();  // messages are handled in order: the credit has come
+  cluster.worker().Emit(a, {WordId(0), WordId(1), WordId(2)}, Finish::LENGTH);
+  session.ReadTokens("a", 1);
+  session.Start("b");
+  cluster.AwaitInflight(1, 1);
+  session.Credit("a", 2);
+  EXPECT_EQ(session.ReadFinished().first, "a");
+  EXPECT_EQ(session.seen("a").text, " the cat sat");
+  cluster.worker().Emit(cluster.worker().AwaitSubmit().key(), {WordId(1)}, Finish::LENGTH);
+  EXPECT_EQ(session.ReadFinished().first, "b");
+  cluster.AwaitInflight(0, 0);
+}
+
+TEST(Session, DropsWhatWaitsForCreditTooLong) {
+  GatewayConfig config;
+  config.output.slow_reader_timeout_ms = 50;
+  Cluster cluster(config);
+  SessionCall session(cluster.stub());
+  session.Start("a");
+  const uint64_t a = cluster.worker().AwaitSubmit().key();
+  session.Credit("a", 1);
+  session.Start("bad", v1::GenerateRequest());
+  session.ReadFinished();  // messages are handled in order: the credit has come
+  cluster.worker().Emit(a, {WordId(0), WordId(1), WordId(2)}, Finish::LENGTH);
+  const auto [id, finished] = session.ReadFinished();
+  EXPECT_EQ(id, "a");
+  EXPECT_EQ(finished.code(), static_cast<int>(grpc::StatusCode::RESOURCE_EXHAUSTED));
+  EXPECT_THAT(finished.message(), HasSubstr("no credit came for 50 ms"));
+  EXPECT_EQ(session.seen("a").text, " the");
+  session.Start("b");  // the session goes on
+  cluster.worker().Emit(cluster.worker().AwaitSubmit().key(), {WordId(1)}, Finish::LENGTH);
+  EXPECT_EQ(session.ReadFinished().first, "b");
+}
+
+TEST(Session, OfAClientThatNeverReadsIsBrokenOff) {
+  GatewayConfig config;
+  config.output.max_buffered_tokens = 20000;  // more than fits on the way
+  config.output.slow_reader_timeout_ms = 50;
+  FakeWorker::Options options;
+  options.max_context_tokens = 1 << 20;
+  Cluster cluster(config, {options});
+  const auto slow_stub = cluster.StubOfSmallWindow();
+  SessionCall session(slow_stub.get());
+  session.Start("a", TextRequest("hi", 1000000));
+  const uint64_t key = cluster.worker().AwaitSubmit().key();
+  while (cluster.worker().num_cancels() == 0) {
+    cluster.worker().Emit(key, std::vector<int32_t>(400, WordId(0)));
+  }
+  cluster.AwaitNoCalls();  // though the client has read nothing
+  EXPECT_EQ(session.ReadAll().error_code(), grpc::StatusCode::CANCELLED);
+}
+
 TEST(Drain, LetsRequestsFinishAndSendsClientsAway) {
   GatewayConfig config;
   config.drain_timeout_ms = 20000;

@@ -1,5 +1,5 @@
 // What a model answers to given tokens, for a comparison with another implementation
-// (tests/gpu/model_check.py).
+// (tests/gpu/whole_model.py).
 //   dump_logits MODEL DTYPE DEVICE IDS WANTED OUT CHUNK DECODE_FROM
 // IDS holds one sequence of int32 ids. Positions below DECODE_FROM run in chunks of CHUNK tokens,
 // the others one by one, as decoding does. OUT.argmax gets an int32 a position, the id of the

@@ -19,7 +19,9 @@ from helpers.protos import load_protos
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROGRAMS = ROOT / os.environ.get("CARAVAN_BUILD_DIR", "build/release") / "bin"
 DEMO_MODEL = ROOT / "models" / "demo"
-DEVICE = os.environ.get("CARAVAN_TEST_DEVICE", "cpu")  # of the workers; with "cuda" each rank needs a GPU
+DEVICE = os.environ.get("CARAVAN_TEST_DEVICE", "cpu")  # of the workers; with "cuda" each rank needs a GPU, or its
+GPUS = os.environ.get("CARAVAN_TEST_GPUS", "")  # number here: "0,1,0,1"
+WORKER_FLAGS = os.environ.get("CARAVAN_TEST_WORKER_FLAGS", "").split()  # of all, before a test's own
 START_LIMIT_S = 60
 STOP_LIMIT_S = 20
 OPTIONS = [("grpc.max_receive_message_length", 64 << 20), ("grpc.max_send_message_length", 64 << 20),
@@ -112,7 +114,8 @@ class Cluster:
     """gateway + tokenizer + replicas x tensor_parallel workers; use it in a `with`, or call close()."""
 
     def __init__(self, model=DEMO_MODEL, tensor_parallel=1, replicas=1, worker_flags=(), gateway_flags=(),
-                 tokenizer_flags=(), tokenizer=None):
+                 tokenizer_flags=(), tokenizer=None, loaded=True):
+        """`loaded`: the replicas have the model at the start."""
         self.model = pathlib.Path(model)
         self.tokenizer_folder = pathlib.Path(tokenizer or model)
         self.tensor_parallel = tensor_parallel
@@ -122,12 +125,12 @@ class Cluster:
         self._processes = []
         self._channels = []
         try:
-            self._start(replicas, list(gateway_flags), list(tokenizer_flags))
+            self._start(replicas, list(gateway_flags), list(tokenizer_flags), loaded)
         except BaseException:
             self.close()
             raise
 
-    def _start(self, replicas, gateway_flags, tokenizer_flags):
+    def _start(self, replicas, gateway_flags, tokenizer_flags, loaded):
         self.tokenizer = self.launch("tokenizer", PROGRAMS / "caravan_tokenizer", f"--model={self.tokenizer_folder}",
                                      *tokenizer_flags)
         leaders = [self.launch_worker(replica, 0) for replica in range(replicas)]
@@ -143,12 +146,13 @@ class Cluster:
         for process in [self.gateway, *(worker for group in self.workers for worker in group[1:])]:
             process.await_ports()
         self.tokenizer.await_serving()
-        for leader in leaders:
+        for leader in leaders if loaded else ():
             leader.await_serving()
         self.gateway.await_serving()
         self.channel = self.connect(self.gateway.address)
         self.generation = protos.generation_grpc.GenerationStub(self.channel)
-        self.await_replicas(replicas)
+        if loaded:
+            self.await_replicas(replicas)
 
     def launch(self, name, *arguments):
         flags = [] if any(str(flag).startswith("--listen_address") for flag in arguments) else [
@@ -162,7 +166,9 @@ class Cluster:
     def launch_worker(self, replica, rank, listen=None):
         """Starts a rank; `listen` is the gRPC port of an earlier life, which others know."""
         flags = [f"--model={self.model}", f"--model_name={self.model.name}", f"--rank={rank}",
-                 f"--tensor_parallel={self.tensor_parallel}", f"--device={DEVICE}", *self.worker_flags]
+                 f"--tensor_parallel={self.tensor_parallel}", f"--device={DEVICE}", *WORKER_FLAGS, *self.worker_flags]
+        if DEVICE == "cuda" and GPUS:
+            flags.append(f"--gpu={GPUS.split(',')[rank]}")
         if rank > 0:
             flags.append(f"--leader_address={self.workers[replica][0].address}")
         if listen is not None:

@@ -44,6 +44,7 @@ TEST(WorkerConfig, EachBrokenRuleIsASentenceThatNamesTheFlag) {
   expect_refused("--metrics_address", [](WorkerConfig& c) { c.metrics_address = "host:x"; });
   expect_refused("--collectives", [](WorkerConfig& c) { c.collectives = "mpi"; });
   expect_refused("--rank_timeout_ms", [](WorkerConfig& c) { c.rank_timeout_ms = 5; });
+  expect_refused("--wedge_timeout_ms", [](WorkerConfig& c) { c.wedge_timeout_ms = 999; });
   expect_refused("--block_tokens", [](WorkerConfig& c) { c.block_tokens = 0; });
   expect_refused("--kv_cache_bytes", [](WorkerConfig& c) { c.kv_cache_bytes = -1; });
   expect_refused("--max_batch_tokens", [](WorkerConfig& c) { c.max_batch_tokens = 0; });

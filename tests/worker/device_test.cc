@@ -51,6 +51,7 @@ TEST(ResolveDevice, AutoIsTheCpuWhereThereIsNoGpu) {
   ASSERT_TRUE(ResolveDevice({}, "there is no NVIDIA driver", &config).ok());
   EXPECT_EQ(config.device, "cpu");
   EXPECT_EQ(config.rank_timeout_ms, 5000);
+  EXPECT_EQ(config.wedge_timeout_ms, 120000);
 }
 
 TEST(ResolveDevice, CudaWithoutAGpuIsRefusedWithTheReason) {
@@ -64,8 +65,10 @@ TEST(ResolveDevice, CudaWithoutAGpuIsRefusedWithTheReason) {
 TEST(ResolveDevice, AGivenTimeoutIsKept) {
   WorkerConfig config = Config("cpu");
   config.rank_timeout_ms = 700;
+  config.wedge_timeout_ms = 2000;
   ASSERT_TRUE(ResolveDevice({}, "", &config).ok());
   EXPECT_EQ(config.rank_timeout_ms, 700);
+  EXPECT_EQ(config.wedge_timeout_ms, 2000);
 }
 
 TEST_F(ResolveOnGpus, AutoTakesTheGpuOfTheRank) {
@@ -74,6 +77,7 @@ TEST_F(ResolveOnGpus, AutoTakesTheGpuOfTheRank) {
   EXPECT_EQ(config.device, "cuda");
   EXPECT_EQ(config.gpu, 2);
   EXPECT_EQ(config.rank_timeout_ms, 1000);
+  EXPECT_EQ(config.wedge_timeout_ms, 30000);
 }
 
 TEST_F(ResolveOnGpus, AGivenGpuIsTaken) {

@@ -84,8 +84,8 @@ TEST_P(WorkerProcessTest, AnswersAsTransformersDoesAndDrainsOnSigterm) {
 
 INSTANTIATE_TEST_SUITE_P(TensorParallel, WorkerProcessTest, ::testing::Values(1, 2, 4));
 
-TEST(WorkerProcesses, GlooServesAsSharedMemoryDoes) {
-  WorkerProcesses replica(2, {"--collectives=gloo"});
+TEST(WorkerProcesses, TheOtherCollectivesServeAsWell) {
+  WorkerProcesses replica(2, {"--collectives=" + OtherCollectives()});
   WorkerClient client(replica.leader());
   ASSERT_TRUE(client.ReadUntilWelcome());
   ExpectGoldenAnswers(client, 1);
@@ -146,6 +146,68 @@ TEST(WorkerProcesses, AnIdleReplicaRecoversBeforeItsNextRequest) {
   replica.Start(1);
   ASSERT_TRUE(client.ReadUntilWelcome(2));
   ExpectGoldenAnswers(client, 1);
+}
+
+// Memory of a rank: on its GPU, or resident.
+uint64_t MemoryOf(WorkerClient& client, int rank) {
+  const v1::WorkerRank info = StatusOf(client).ranks(rank);
+  return TestDevice() == "cuda" ? info.device_memory_bytes() : info.memory_bytes();
+}
+
+TEST_P(WorkerProcessTest, AnUnloadFreesEveryRanksMemoryAndALoadServesTheSameAnswers) {
+  WorkerProcesses replica(GetParam());
+  WorkerClient client(replica.leader());
+  ASSERT_TRUE(client.ReadUntilWelcome());
+  ExpectGoldenAnswers(client, 1);
+  // Most of this rank's weights, and on a GPU its KV blocks too (64 MiB).
+  const uint64_t weights = uint64_t{10} << 20;
+  const uint64_t freed = weights / GetParam() + (TestDevice() == "cuda" ? uint64_t{64} << 20 : 0);
+  for (uint64_t round = 1; round <= 2; ++round) {
+    std::vector<uint64_t> before;
+    for (int rank = 0; rank < GetParam(); ++rank) before.push_back(MemoryOf(client, rank));
+    grpc::ClientContext unload;
+    v1::UnloadModelResponse unloaded;
+    const grpc::Status status = client.stub().UnloadModel(&unload, {}, &unloaded);
+    ASSERT_TRUE(status.ok()) << status.error_message();
+    EXPECT_EQ(unloaded.status().state(), v1::WorkerModelStatus::UNLOADED);
+    EXPECT_EQ(StatusOf(client).state(), "unloaded");
+    for (int rank = 0; rank < GetParam(); ++rank) {
+      const absl::Time deadline = absl::Now() + absl::Seconds(5);  // for the next heartbeats
+      while (MemoryOf(client, rank) + freed > before[rank] && absl::Now() < deadline) {
+        absl::SleepFor(absl::Milliseconds(10));
+      }
+      EXPECT_LE(MemoryOf(client, rank) + freed, before[rank]) << "rank " << rank;
+      EXPECT_EQ(StatusOf(client).ranks(rank).state(), "unloaded");
+    }
+    client.Submit(MakeGreedySubmit(100 * round, {1, 5}, 3));
+    const v1::WorkerTokenEvent refusal = client.ReadUntilFinished(100 * round).last;
+    EXPECT_EQ(refusal.code(), grpc::StatusCode::UNAVAILABLE);
+    EXPECT_THAT(refusal.message(), HasSubstr("unloaded"));
+    grpc::ClientContext load;
+    v1::LoadModelResponse loaded;
+    ASSERT_TRUE(client.stub().LoadModel(&load, {}, &loaded).ok());
+    EXPECT_EQ(loaded.status().state(), v1::WorkerModelStatus::LOADED);
+    ExpectGoldenAnswers(client, 100 * round + 1);
+  }
+  EXPECT_GT(StatusOf(client).load().generated_tokens(), 0U) << "counters go on";
+}
+
+TEST(WorkerProcesses, AnUnloadLetsWhatRunsFinish) {
+  WorkerProcesses replica(2);
+  WorkerClient client(replica.leader());
+  ASSERT_TRUE(client.ReadUntilWelcome());
+  client.Submit(MakeGreedySubmit(1, {1, 5, 6}, 200));
+  ASSERT_TRUE(client.ReadUntilTokens(1, 2));
+  grpc::ClientContext unload;
+  v1::UnloadModelResponse unloaded;
+  ASSERT_TRUE(client.stub().UnloadModel(&unload, {}, &unloaded).ok());
+  const v1::WorkerTokenEvent& last = client.ReadUntilFinished(1).last;
+  EXPECT_TRUE(last.finish() == v1::WorkerTokenEvent::LENGTH ||
+              last.finish() == v1::WorkerTokenEvent::STOP_TOKEN)
+      << last.ShortDebugString();
+  // And a replica without a model stops as well as one with.
+  replica.rank(1).Signal(SIGTERM);
+  for (int rank = 0; rank < 2; ++rank) EXPECT_EQ(replica.rank(rank).Join(), 0) << rank;
 }
 
 TEST(WorkerProcesses, AStartThatCanNotSucceedEndsWithOneAndASentence) {

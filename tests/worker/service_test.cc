@@ -66,7 +66,7 @@ class WorkerServiceTest : public ::testing::Test {
     EXPECT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
     address_ = "127.0.0.1:" + std::to_string(server_->port());
-    engine_ = std::make_unique<Engine>(
+    engine_ = std::make_shared<Engine>(
         EngineOptions(), &runner_,
         [this](const std::vector<TokenEvent>& events) { service_.Deliver(events); });
   }
@@ -110,7 +110,7 @@ class WorkerServiceTest : public ::testing::Test {
   void Serve() {
     epoch_ = 1;
     engine_->Start();
-    service_.Serve({engine_.get(), Model()});
+    service_.Serve({engine_, Model()});
   }
   v1::GetWorkerStatusResponse Status(WorkerClient& client) {
     grpc::ClientContext context;
@@ -124,7 +124,7 @@ class WorkerServiceTest : public ::testing::Test {
   std::atomic<uint64_t> epoch_{0};
   std::atomic<uint64_t> progress_{0};
   GatedRunner runner_;
-  std::unique_ptr<Engine> engine_;
+  std::shared_ptr<Engine> engine_;
   WorkerService service_;
   std::unique_ptr<GrpcServer> server_;
   std::string address_;

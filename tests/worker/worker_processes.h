@@ -8,27 +8,29 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <memory>
 #include <sstream>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "common/status.h"
-
-extern char** environ;
+#include "kernels/device/cuda_stream.h"
 
 namespace caravan {
 
 class WorkerProcess {
  public:
-  // `folder` keeps its port file and log, named after `name`.
+  // `folder` keeps its port file and log, named after `name`; `environment` ("NAME=value") goes
+  // before ours.
   WorkerProcess(const std::string& folder, const std::string& name,
-                const std::vector<std::string>& flags)
+                const std::vector<std::string>& flags, std::vector<std::string> environment = {})
       : port_file_(folder + "/" + name + ".ports"), log_file_(folder + "/" + name + ".log") {
     std::filesystem::remove(port_file_);
     const auto self = std::filesystem::read_symlink("/proc/self/exe");
@@ -36,21 +38,38 @@ class WorkerProcess {
                                           "--port_file=" + port_file_};
     arguments.insert(arguments.end(), flags.begin(), flags.end());
     std::vector<char*> argv;
+    argv.reserve(arguments.size() + 1);
     for (std::string& argument : arguments) argv.push_back(argument.data());
     argv.push_back(nullptr);
+    std::vector<char*> variables;
+    variables.reserve(environment.size() + 1);
+    for (std::string& variable : environment) variables.push_back(variable.data());
+    for (char** ours = environ; *ours != nullptr; ++ours) {
+      const std::string_view variable = *ours;
+      const std::string_view name = variable.substr(0, variable.find('=') + 1);
+      if (std::none_of(environment.begin(), environment.end(),
+                       [&](const std::string& given) { return given.starts_with(name); })) {
+        variables.push_back(*ours);
+      }
+    }
+    variables.push_back(nullptr);
     posix_spawn_file_actions_t actions;
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, log_file_.c_str(),
                                      O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    CARAVAN_CHECK(posix_spawn(&pid_, argv[0], &actions, nullptr, argv.data(), environ) == 0);
+    CARAVAN_CHECK(posix_spawn(&pid_, argv[0], &actions, nullptr, argv.data(), variables.data()) ==
+                  0);
     posix_spawn_file_actions_destroy(&actions);
   }
+  WorkerProcess(const WorkerProcess&) = delete;
+  WorkerProcess& operator=(const WorkerProcess&) = delete;
   ~WorkerProcess() {
     if (pid_ == 0) return;
     Signal(SIGKILL);
     Join();
   }
 
+  pid_t pid() const { return pid_; }
   void Signal(int number) const { kill(pid_, number); }
 
   // Waits for the end: the exit code, or minus the signal that ended it.
@@ -94,7 +113,10 @@ inline std::string TestDevice() {
   return device != nullptr ? device : "cpu";
 }
 
-// A replica of the demo model.
+// The collectives that `auto` does not choose for the ranks of one host.
+inline std::string OtherCollectives() { return TestDevice() == "cuda" ? "nccl" : "gloo"; }
+
+// A replica of the demo model. On CUDA its ranks share GPUs where there are too few of them.
 class WorkerProcesses {
  public:
   explicit WorkerProcesses(int tensor_parallel, std::vector<std::string> flags = {})
@@ -107,6 +129,8 @@ class WorkerProcesses {
     flags_.push_back("--model_name=model");
     flags_.push_back("--device=" + TestDevice());
     flags_.push_back("--kv_cache_bytes=67108864");
+    std::string problem;
+    if (TestDevice() == "cuda") num_gpus_ = static_cast<int>(FindCudaDevices(&problem).size());
     ranks_.resize(tensor_parallel);
     for (int rank = 0; rank < tensor_parallel; ++rank) Start(rank);
   }
@@ -126,7 +150,12 @@ class WorkerProcesses {
     flags.push_back("--listen_address=" +
                     (rank == 0 && !leader_.empty() ? leader_ : "127.0.0.1:0"));
     if (rank > 0) flags.push_back("--leader_address=" + leader_);
-    ranks_[rank] = std::make_unique<WorkerProcess>(folder_, absl::StrCat("rank", rank), flags);
+    std::vector<std::string> environment;
+    if (num_gpus_ > 0) flags.push_back(absl::StrCat("--gpu=", rank % num_gpus_));
+    // NCCL takes two ranks on one GPU of a host for a mistake.
+    if (num_gpus_ > 0) environment.push_back(absl::StrCat("NCCL_HOSTID=", rank / num_gpus_));
+    ranks_[rank] = std::make_unique<WorkerProcess>(folder_, absl::StrCat("rank", rank), flags,
+                                                   std::move(environment));
     if (rank == 0) leader_ = ranks_[0]->Address();
   }
 
@@ -135,6 +164,7 @@ class WorkerProcesses {
 
  private:
   std::string folder_;
+  int num_gpus_ = 0;  // 0 where the ranks are on the CPU
   std::vector<std::string> flags_;
   std::string leader_;
   std::vector<std::unique_ptr<WorkerProcess>> ranks_;

@@ -16,7 +16,9 @@ absl::StatusOr<int64_t> CountBlocks(int64_t block_bytes, const KvMemoryOptions& 
                                                    ", must be in [1, ", kMaxBlockTokens, "]"));
   }
   if (options.num_blocks < 0 || options.kv_cache_bytes < 0) {
-    return absl::InvalidArgumentError("--num_kv_blocks and --kv_cache_bytes must not be negative");
+    return absl::InvalidArgumentError(absl::StrCat("--kv_cache_bytes is ", options.kv_cache_bytes,
+                                                   " and the number of blocks ", options.num_blocks,
+                                                   "; neither can be negative"));
   }
   const int64_t blocks =
       options.num_blocks > 0 ? options.num_blocks : options.kv_cache_bytes / block_bytes;
@@ -43,9 +45,9 @@ absl::StatusOr<KvMemory> KvMemory::Allocate(const ModelConfig& config, const Sha
       KvBlockBytes(config, layout, std::max(options.block_tokens, 1), options.dtype);
   ASSIGN_OR_RETURN(const int64_t blocks, CountBlocks(block_bytes, options));
   if (blocks > std::numeric_limits<int64_t>::max() / block_bytes) {
-    return absl::InvalidArgumentError(absl::StrCat(blocks, " KV blocks of ", block_bytes,
-                                                   " bytes are beyond 64 bits: lower "
-                                                   "--num_kv_blocks or --kv_cache_bytes"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(blocks, " KV blocks of ", block_bytes,
+                     " bytes are beyond 64 bits: lower --kv_cache_bytes"));
   }
   RETURN_IF_ERROR(
       CheckMemory(options.stream, blocks * block_bytes, "the KV blocks", "lower --kv_cache_bytes"));

@@ -47,6 +47,7 @@ absl::StatusOr<MatrixView> LlamaModel::Forward(const ForwardBatch& batch, const 
         {a.partial, layer.post_norm.vector(), eps, a.residual, a.normed}, stream));
     FeedForward(layer, a, stream);
     layers_done_.store(i + 1, std::memory_order_relaxed);
+    all_layers_done_.fetch_add(1, std::memory_order_relaxed);
   }
   return Logits(batch, a, ranks, stream);
 }

@@ -56,6 +56,8 @@ class LlamaModel {
 
   // Layers that the forward pass in progress has behind it. Any thread.
   int32_t layers_done() const { return layers_done_.load(std::memory_order_relaxed); }
+  // Of all forward passes together.
+  uint64_t all_layers_done() const { return all_layers_done_.load(std::memory_order_relaxed); }
 
  private:
   friend absl::StatusOr<std::unique_ptr<LlamaModel>> LoadLlama(LlamaSource source,
@@ -80,6 +82,7 @@ class LlamaModel {
   int32_t max_logit_rows_ = 0;
   ActivationMemory activations_;
   std::atomic<int32_t> layers_done_ = 0;
+  std::atomic<uint64_t> all_layers_done_ = 0;
 };
 
 }  // namespace caravan

@@ -178,6 +178,10 @@ void* RopeTable::scratch_target() const {
   return const_cast<void*>(rows.row(static_rows_));
 }
 
+int64_t RopeTable::most_scratch_bytes() const {
+  return (static_cast<int64_t>(rows_.size()) - static_rows_ * head_size_) * int64_t{sizeof(float)};
+}
+
 int32_t RopeTable::max_shareable_prompt_tokens() const {
   return rope_.type == RopeType::kDynamic ? max_positions_ : std::numeric_limits<int32_t>::max();
 }

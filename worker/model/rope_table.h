@@ -52,6 +52,7 @@ class RopeTable {
   // The scratch rows of this step, and where they belong in view().
   std::span<const float> scratch() const;
   void* scratch_target() const;
+  int64_t most_scratch_bytes() const;  // of a step; 0 where no prompt needs such rows
   // Whether a token of such a prompt may need a scratch row.
   bool NeedsScratch(int64_t prompt_tokens) const {
     return rope_.type == RopeType::kDynamic && prompt_tokens > max_positions_;

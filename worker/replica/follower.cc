@@ -23,8 +23,8 @@ constexpr absl::Duration kDialTimeout = absl::Seconds(5);
 
 ReplicaFollower::ReplicaFollower(FollowerOptions options, RankRunner* runner)
     : options_(std::move(options)),
-      runner_(runner),
-      stub_(v1::Replica::NewStub(MakeChannel(options_.leader_address))) {}
+      stub_(v1::Replica::NewStub(MakeChannel(options_.leader_address))),
+      loaded_{runner, options_.fingerprint} {}
 
 ReplicaFollower::~ReplicaFollower() = default;
 
@@ -93,22 +93,25 @@ bool ReplicaFollower::ServeStream(grpc::Status* end) {
 }
 
 v1::FollowerMessage ReplicaFollower::HelloMessage() const {
-  const RunnerLimits& limits = runner_->limits();
   v1::FollowerMessage message;
   v1::FollowerHello* hello = message.mutable_hello();
   hello->mutable_rank()->set_tensor(static_cast<uint32_t>(options_.rank));
   hello->set_tensor_parallel(static_cast<uint32_t>(options_.tensor_parallel));
-  hello->set_fingerprint(options_.fingerprint);
   hello->set_build(options_.build);
   hello->set_host(LocalHostName());
   hello->set_boot_id(LocalBootId());
   hello->set_pid(static_cast<uint32_t>(getpid()));
-  hello->set_num_blocks(static_cast<uint32_t>(limits.num_blocks));
   hello->set_memory_bytes(options_.memory_bytes ? options_.memory_bytes() : 0);
   hello->set_device(DeviceName(options_.gpu));
-  hello->set_limits(DescribeLimits(limits));
   hello->set_device_name(options_.device_name);
   hello->set_device_total_bytes(options_.device_total_bytes);
+  const std::lock_guard lock(mutex_);
+  hello->set_unloaded(loaded_.runner == nullptr);
+  if (loaded_.runner == nullptr) return message;
+  const RunnerLimits& limits = loaded_.runner->limits();
+  hello->set_fingerprint(loaded_.fingerprint);
+  hello->set_num_blocks(static_cast<uint32_t>(limits.num_blocks));
+  hello->set_limits(DescribeLimits(limits));
   return message;
 }
 
@@ -125,8 +128,7 @@ void ReplicaFollower::Handle(const v1::LeaderMessage& message) {
   switch (message.message_case()) {
     case v1::LeaderMessage::kConfigure:
       if (message.epoch() <= epoch_) return;  // fenced
-      AbortEpoch();
-      epoch_ = message.epoch();
+      AbortEpoch(message.epoch());
       break;
     case v1::LeaderMessage::kAbort:
       if (message.epoch() != epoch_) return;
@@ -140,6 +142,9 @@ void ReplicaFollower::Handle(const v1::LeaderMessage& message) {
     case v1::LeaderMessage::kStep:
       if (message.epoch() != epoch_) return;  // fenced
       break;
+    case v1::LeaderMessage::kLoad:
+    case v1::LeaderMessage::kUnload:
+      return WantModel(message.has_load());
     case v1::LeaderMessage::kHeartbeat:
     case v1::LeaderMessage::MESSAGE_NOT_SET:
       return;
@@ -151,8 +156,13 @@ void ReplicaFollower::Handle(const v1::LeaderMessage& message) {
   changed_.notify_all();
 }
 
-void ReplicaFollower::AbortEpoch() {
+void ReplicaFollower::AbortEpoch(std::optional<uint64_t> next) {
   const std::lock_guard lock(mutex_);
+  if (next) epoch_ = *next;
+  AbortEpochLocked();
+}
+
+void ReplicaFollower::AbortEpochLocked() {
   in_epoch_ = false;
   commands_.clear();
   if (builder_ != nullptr) builder_->Abort();
@@ -183,6 +193,7 @@ void ReplicaFollower::Finish(const absl::Status& status) {
   }
   AbortEpoch();
   changed_.notify_all();
+  if (options_.on_end) options_.on_end();
 }
 
 bool ReplicaFollower::finished() const {
@@ -190,10 +201,16 @@ bool ReplicaFollower::finished() const {
   return finished_;
 }
 
+absl::Status ReplicaFollower::result() const {
+  const std::lock_guard lock(mutex_);
+  return result_;
+}
+
 void ReplicaFollower::SendHeartbeats() {
   const absl::Duration interval = HeartbeatInterval(options_.rank_timeout);
   TurnClock clock(interval);
   while (true) {
+    absl::Duration late;
     {
       std::unique_lock lock(mutex_);
       if (changed_.wait_for(lock, absl::ToChronoNanoseconds(interval),
@@ -201,25 +218,59 @@ void ReplicaFollower::SendHeartbeats() {
         return;
       }
       const absl::Time now = absl::Now();
-      last_heard_ += clock.Late(now);
+      late = clock.Late(now);
+      last_heard_ += late;
       // A leader that was never heard may take its time to answer the call.
       const absl::Duration allowed =
           leader_ == 0 ? std::max(kDialTimeout, options_.rank_timeout) : options_.rank_timeout;
       if (context_ != nullptr && now - last_heard_ > allowed) context_->TryCancel();
     }
-    const RankProgress progress = runner_->progress();
-    v1::FollowerMessage message;
-    message.mutable_progress()->set_step(progress.steps_done);
-    message.mutable_progress()->set_layer(static_cast<uint32_t>(progress.layers_done));
-    message.mutable_progress()->set_idle(!progress.busy);
-    if (options_.memory_bytes) {
-      message.mutable_progress()->set_memory_bytes(options_.memory_bytes());
-    }
-    if (options_.device_memory_bytes) {
-      message.mutable_progress()->set_device_memory_bytes(options_.device_memory_bytes());
-    }
-    Send(epoch_, std::move(message));
+    JudgeOwnStep(absl::Now(), late);
+    Send(epoch_, ProgressMessage());
+    JudgeGroup();
   }
+}
+
+v1::FollowerMessage ReplicaFollower::ProgressMessage() const {
+  const RankProgress progress = OwnProgress();
+  v1::FollowerMessage message;
+  message.mutable_progress()->set_step(progress.steps_done);
+  message.mutable_progress()->set_layer(static_cast<uint32_t>(progress.layers_done));
+  message.mutable_progress()->set_work(progress.work_done);
+  message.mutable_progress()->set_idle(!progress.busy);
+  if (options_.memory_bytes) {
+    message.mutable_progress()->set_memory_bytes(options_.memory_bytes());
+  }
+  if (options_.device_memory_bytes) {
+    message.mutable_progress()->set_device_memory_bytes(options_.device_memory_bytes());
+  }
+  return message;
+}
+
+// A group may fail by itself while all ranks live (NCCL's connections); a step that waits in it
+// ends only when it is aborted.
+void ReplicaFollower::JudgeGroup() {
+  absl::Status status;
+  uint64_t epoch = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!in_epoch_) return;
+    status = ranks_->status();
+    if (status.ok()) return;
+    epoch = epoch_;
+    AbortEpochLocked();
+  }
+  ReportUnformed(epoch, status);
+}
+
+void ReplicaFollower::JudgeOwnStep(absl::Time now, absl::Duration late) {
+  const absl::Duration standstill = standstill_.Look(OwnProgress(), now, late);
+  if (wedged_ || standstill <= 2 * options_.wedge_timeout) return;
+  wedged_ = true;
+  if (!options_.on_wedged) return;
+  options_.on_wedged(absl::StrCat("rank ", options_.rank,
+                                  " can't leave its step, though its epoch ",
+                                  "fell for want of progress"));
 }
 
 }  // namespace caravan

@@ -10,15 +10,23 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "caravan/v1/replica.grpc.pb.h"
 #include "worker/replica/collectives_builder.h"
+#include "worker/replica/heartbeat.h"
 #include "worker/replica/rank_runner.h"
 
 namespace caravan {
+
+// What a rank holds.
+struct LoadedRank {
+  RankRunner* runner = nullptr;  // null: nothing
+  std::string fingerprint;       // of the model
+};
 
 struct FollowerOptions {
   uint64_t instance = 0;  // this process life
@@ -26,20 +34,32 @@ struct FollowerOptions {
   int tensor_parallel = 2;
   int gpu = -1;  // CUDA device of this rank; -1: it computes on the CPU
   std::string leader_address;
-  std::string fingerprint;
+  std::string fingerprint;  // of the runner's model
   std::string build;
   absl::Duration rank_timeout = absl::Seconds(1);  // silence after which the leader is lost
-  std::function<uint64_t()> memory_bytes;          // resident, for the heartbeats
-  std::string device_name;                         // as WorkerRank says it
+  // Called once where this rank stands still for 2 · wedge_timeout, though the leader gives an
+  // epoch up after one: nothing but the end of the process helps. Must not block for long, nor call
+  // back.
+  absl::Duration wedge_timeout = absl::Seconds(120);
+  std::function<void(const std::string& why)> on_wedged;
+  std::function<uint64_t()> memory_bytes;  // resident, for the heartbeats
+  std::string device_name;                 // as WorkerRank says it
   uint64_t device_total_bytes = 0;
   std::function<uint64_t()> device_memory_bytes;  // in use, for the heartbeats
+  // When the leader wants the model loaded, and released, on the thread that runs steps. The runner
+  // lives until `unload` is called.
+  std::function<absl::StatusOr<LoadedRank>()> load;
+  std::function<void()> unload;
+  // Run is going to return, once what its threads are in (loading, at worst) is over. Any thread;
+  // must not block.
+  std::function<void()> on_end;
 };
 
-// Dials the leader again for ever, whatever breaks; the weights stay loaded. Run's thread reads,
-// one thread runs steps, one sends heartbeats.
+// Dials the leader again for ever, whatever breaks; the weights stay loaded, but for the leader's
+// word. Run's thread reads, one thread runs steps, one sends heartbeats.
 class ReplicaFollower {
  public:
-  // `runner` outlives this.
+  // `runner` outlives this; null: it joins without a model.
   ReplicaFollower(FollowerOptions options, RankRunner* runner);
   ~ReplicaFollower();
 
@@ -53,6 +73,8 @@ class ReplicaFollower {
   void Stop();
 
   uint64_t epoch() const { return epoch_; }
+  // Once Run has returned, or is going to.
+  absl::Status result() const;
 
  private:
   using Stream = grpc::ClientReaderWriter<v1::FollowerMessage, v1::LeaderMessage>;
@@ -62,7 +84,9 @@ class ReplicaFollower {
   void Handle(const v1::LeaderMessage& message);
   bool Send(uint64_t epoch, v1::FollowerMessage message);
   v1::FollowerMessage HelloMessage() const;
-  void AbortEpoch();
+  // `next` is configured instead.
+  void AbortEpoch(std::optional<uint64_t> next = std::nullopt);
+  void AbortEpochLocked();
   void Finish(const absl::Status& status);
   bool finished() const;
 
@@ -71,21 +95,31 @@ class ReplicaFollower {
   void Execute(const v1::LeaderMessage& message);
   void OnConfigure(const v1::LeaderMessage& message);
   void DropOldGroup();
+  void WantModel(bool loaded);
+  void SwitchModel(bool loaded);
+  absl::Status LoadModel();
+  RankProgress OwnProgress() const;
   void OnRendezvous(const v1::LeaderMessage& message);
   void OnStep(const v1::LeaderMessage& message);
   void CollectStep();
+  void AwaitEpoch();
   void ReportUnformed(uint64_t epoch, const absl::Status& status);
   void ReportFailure(uint64_t epoch, const absl::Status& status);
 
   void SendHeartbeats();
+  v1::FollowerMessage ProgressMessage() const;
+  void JudgeGroup();
+  void JudgeOwnStep(absl::Time now, absl::Duration late);
 
   const FollowerOptions options_;
-  RankRunner* const runner_;
   const std::unique_ptr<v1::Replica::Stub> stub_;
-  std::atomic<uint64_t> epoch_{0};  // last configured; on every message
-  std::atomic<bool> in_epoch_{false};
-  uint64_t runner_epoch_ = 0;  // the step thread's: whose group the runner has
-  int in_flight_ = 0;          // the step thread's: submitted, not collected
+  std::atomic<uint64_t> epoch_{0};     // last configured; on every message
+  std::atomic<bool> in_epoch_{false};  // written with mutex_ held
+  uint64_t runner_epoch_ = 0;          // the step thread's: whose group the runner has
+  int in_flight_ = 0;                  // the step thread's: submitted, not collected
+  bool preparing_ = false;      // the step thread's: the runner is not ready for its epoch yet
+  StandstillClock standstill_;  // the heartbeat thread's
+  bool wedged_ = false;         // the heartbeat thread's
 
   std::mutex write_mutex_;  // guards writing to stream_
   std::shared_ptr<Stream> stream_;
@@ -95,6 +129,9 @@ class ReplicaFollower {
   std::shared_ptr<grpc::ClientContext> context_;  // of the present stream
   absl::Time last_heard_;
   uint64_t leader_ = 0;  // instance, once it has spoken on the present stream
+  // Changed by the step thread alone, which need not lock to read it.
+  LoadedRank loaded_;
+  std::optional<bool> wanted_model_;  // loaded or not, as the leader said last; none: as it is
   std::deque<v1::LeaderMessage> commands_;
   std::shared_ptr<CollectivesBuilder> builder_;
   std::shared_ptr<Collectives> ranks_;

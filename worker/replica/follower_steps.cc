@@ -22,16 +22,21 @@ constexpr absl::Duration kQuiet = absl::Milliseconds(20);
 void ReplicaFollower::RunSteps() {
   std::unique_lock lock(mutex_);
   while (true) {
-    const auto called = [this] { return finished_ || !commands_.empty(); };
-    if (in_flight_ == 0) {
+    const auto called = [this] {
+      return finished_ || wanted_model_.has_value() || !commands_.empty();
+    };
+    if (in_flight_ == 0 && !preparing_) {
       changed_.wait(lock, called);
     } else {
       changed_.wait_for(lock, absl::ToChronoNanoseconds(kQuiet), called);
     }
     if (finished_) return;
-    if (commands_.empty()) {
+    if (const std::optional<bool> wanted = std::exchange(wanted_model_, std::nullopt)) {
       lock.unlock();
-      CollectStep();
+      SwitchModel(*wanted);
+    } else if (commands_.empty()) {
+      lock.unlock();
+      preparing_ ? AwaitEpoch() : CollectStep();
     } else {
       const v1::LeaderMessage command = std::move(commands_.front());
       commands_.pop_front();
@@ -44,6 +49,7 @@ void ReplicaFollower::RunSteps() {
 
 void ReplicaFollower::Execute(const v1::LeaderMessage& message) {
   if (message.epoch() != epoch_) return;  // another one was configured meanwhile
+  if (loaded_.runner == nullptr) return;  // no epoch is formed with a rank that has no model
   if (message.has_configure()) OnConfigure(message);
   if (message.has_rendezvous()) OnRendezvous(message);
   if (message.has_step()) OnStep(message);
@@ -59,6 +65,7 @@ void ReplicaFollower::OnConfigure(const v1::LeaderMessage& message) {
   spec.world_size = options_.tensor_parallel;
   spec.gpu = options_.gpu;
   spec.shared_memory_name = configure.shared_memory_name();
+  spec.operation_timeout = 2 * options_.wedge_timeout;  // the leader comes first
   spec.host = LocalAddressToward(HostOfAddress(options_.leader_address));
   DropOldGroup();
   absl::StatusOr<std::unique_ptr<CollectivesBuilder>> made = MakeCollectivesBuilder(spec);
@@ -94,9 +101,10 @@ void ReplicaFollower::OnRendezvous(const v1::LeaderMessage& message) {
   absl::StatusOr<std::unique_ptr<Collectives>> made = builder->Connect(addresses);
   if (!made.ok()) return ReportUnformed(message.epoch(), made.status());
   const std::shared_ptr<Collectives> ranks = *std::move(made);
-  runner_->Reset(ranks);
+  loaded_.runner->Reset(ranks);
   runner_epoch_ = message.epoch();
   in_flight_ = 0;
+  preparing_ = true;
   {
     const std::lock_guard lock(mutex_);
     if (message.epoch() != epoch_) return;
@@ -111,12 +119,12 @@ void ReplicaFollower::OnRendezvous(const v1::LeaderMessage& message) {
 }
 
 void ReplicaFollower::OnStep(const v1::LeaderMessage& message) {
-  const RunnerLimits& limits = runner_->limits();
+  const RunnerLimits& limits = loaded_.runner->limits();
   const absl::StatusOr<StepPlan> plan = DecodeStepPlan(message.step(), limits);
   if (!plan.ok()) return ReportFailure(message.epoch(), plan.status());
   if (in_flight_ == limits.max_steps_in_flight) CollectStep();
   if (!in_epoch_) return;
-  if (const absl::Status status = runner_->Submit(*plan); !status.ok()) {
+  if (const absl::Status status = loaded_.runner->Submit(*plan); !status.ok()) {
     return ReportFailure(runner_epoch_, status);
   }
   ++in_flight_;
@@ -124,12 +132,20 @@ void ReplicaFollower::OnStep(const v1::LeaderMessage& message) {
 
 // The results of a follower are rank 0's too.
 void ReplicaFollower::CollectStep() {
-  const absl::Status status = runner_->Collect().status();
+  const absl::Status status = loaded_.runner->Collect().status();
   if (status.ok()) {
     --in_flight_;
   } else {
     ReportFailure(runner_epoch_, status);
   }
+}
+
+// Making ready (CUDA graphs) may fail like a step, and then no step may ever come.
+void ReplicaFollower::AwaitEpoch() {
+  const absl::Status status = loaded_.runner->AwaitEpoch(absl::ZeroDuration());
+  if (absl::IsDeadlineExceeded(status)) return;
+  preparing_ = false;
+  if (!status.ok()) ReportFailure(runner_epoch_, status);
 }
 
 // Whether another kind of collectives may do is the leader's to decide.
@@ -144,6 +160,7 @@ void ReplicaFollower::ReportUnformed(uint64_t epoch, const absl::Status& status)
 // can't be mended by another epoch.
 void ReplicaFollower::ReportFailure(uint64_t epoch, const absl::Status& status) {
   in_flight_ = 0;
+  preparing_ = false;
   v1::FollowerMessage message;
   message.mutable_failed()->set_code(static_cast<int32_t>(status.code()));
   message.mutable_failed()->set_message(std::string(status.message()));

@@ -43,7 +43,7 @@ absl::Status Guarded(const char* what, Action action) {
 // A mesh of TCP connections, made without Gloo's rendezvous: addresses are exchanged by the caller.
 class Mesh : public ::gloo::Context {
  public:
-  Mesh(const GroupSpec& spec) : ::gloo::Context(spec.rank, spec.world_size) {
+  explicit Mesh(const GroupSpec& spec) : ::gloo::Context(spec.rank, spec.world_size) {
     ::gloo::transport::tcp::attr attr;
     attr.hostname = spec.host;
     device_ = ::gloo::transport::tcp::CreateDevice(attr);
@@ -100,6 +100,7 @@ class GlooCollectives final : public Collectives {
 
   int rank() const override { return mesh_->rank; }
   int world_size() const override { return mesh_->size; }
+  absl::Status status() const override { return aborted_ ? Lost("aborted") : absl::OkStatus(); }
 
   void Abort() override {
     if (aborted_.exchange(true)) return;

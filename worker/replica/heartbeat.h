@@ -1,10 +1,12 @@
-// How ranks tell that they live, and how silence is judged.
+// How ranks tell that they live and get on, and how silence and standstill are judged.
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "worker/replica/rank_runner.h"
 
 namespace caravan {
 
@@ -30,6 +32,24 @@ class TurnClock {
  private:
   const absl::Duration interval_;
   absl::Time last_turn_ = absl::Now();
+};
+
+// Tells for how long a busy rank has stood still.
+class StandstillClock {
+ public:
+  // Once a turn: how far the rank is, and by how much the turn was late (TurnClock). Zero where it
+  // got on, or has nothing to do.
+  absl::Duration Look(const RankProgress& progress, absl::Time now, absl::Duration late) {
+    const bool stands = progress.busy && progress.work_done == last_work_;
+    since_ = stands ? since_ + late : now;
+    last_work_ = progress.work_done;
+    return now - since_;
+  }
+  void Restart(absl::Time now) { since_ = now; }
+
+ private:
+  uint64_t last_work_ = 0;
+  absl::Time since_ = absl::Now();
 };
 
 }  // namespace caravan

@@ -14,7 +14,8 @@ ReplicaLeader::ReplicaLeader(LeaderOptions options)
     : options_(std::move(options)),
       host_(LocalHostName()),
       boot_id_(LocalBootId()),
-      followers_(static_cast<size_t>(options_.tensor_parallel)) {
+      followers_(static_cast<size_t>(options_.tensor_parallel)),
+      wanted_(options_.load_at_start ? WantedModel::kLoaded : WantedModel::kAnything) {
   former_ = std::thread([this] { FormEpochs(); });
   watcher_ = std::thread([this] { Watch(); });
 }
@@ -83,7 +84,8 @@ std::vector<v1::WorkerRank> ReplicaLeader::followers() const {
     info.set_instance(follower.instance);
     info.set_host(follower.hello.host());
     info.set_pid(follower.hello.pid());
-    info.set_state(follower.stream != nullptr ? "ready" : absent);
+    const char* empty = wanted_ == WantedModel::kLoaded ? "loading" : "unloaded";
+    info.set_state(follower.stream == nullptr ? absent : follower.loaded ? "ready" : empty);
     info.set_step(follower.progress.step());
     info.set_memory_bytes(follower.progress.memory_bytes());
     info.set_device(follower.hello.device_name());
@@ -142,6 +144,7 @@ void ReplicaLeader::OnFollowerMessage(const std::shared_ptr<JoinStream>& stream,
     Follower& follower = followers_[rank];
     follower.last_heard = absl::Now();
     if (message.has_progress()) follower.progress = message.progress();
+    if (message.has_unloaded()) OnUnloaded(rank, message.unloaded());
     drain = message.has_draining();
     // Fenced: what belongs to an epoch that is no more.
     if (message.epoch() == epoch_) {
@@ -190,10 +193,13 @@ void ReplicaLeader::OnHello(const std::shared_ptr<JoinStream>& stream,
   follower.hello = hello;
   follower.last_heard = absl::Now();
   follower.joined_before = true;
+  follower.loaded = !hello.unloaded();
   LogInfo("rank joined", {{"rank", rank},
                           {"host", hello.host()},
                           {"pid", hello.pid()},
-                          {"instance", follower.instance}});
+                          {"instance", follower.instance},
+                          {"loaded", follower.loaded}});
+  TellWhatToHold(follower);
   if (runner_ == nullptr) return;  // judged by Begin
   if (const absl::Status status = CheckHello(hello); !status.ok()) Refuse(rank, status);
 }
@@ -212,6 +218,7 @@ absl::Status ReplicaLeader::CheckHello(const v1::FollowerHello& hello) const {
     return differs("device", hello.device(), DeviceName(options_.gpu));
   }
   if (hello.build() != options_.build) return differs("version", hello.build(), options_.build);
+  if (hello.unloaded()) return absl::OkStatus();
   if (hello.fingerprint() != fingerprint_) {
     return differs("a model with fingerprint", hello.fingerprint(), fingerprint_);
   }

@@ -18,31 +18,12 @@
 #include "absl/time/time.h"
 #include "caravan/v1/replica.grpc.pb.h"
 #include "worker/replica/collectives_builder.h"
+#include "worker/replica/heartbeat.h"
 #include "worker/replica/join_stream.h"
+#include "worker/replica/leader_options.h"
 #include "worker/replica/rank_runner.h"
 
 namespace caravan {
-
-struct LeaderOptions {
-  uint64_t instance = 0;  // this process life
-  int tensor_parallel = 1;
-  int gpu = -1;  // CUDA device of this rank; -1: it computes on the CPU
-  std::string collectives = "auto";
-  double spare_blocks = 0;  // share of the KV blocks left unused: a rank may come back with fewer
-  std::string build;        // version; the followers' must be equal
-  absl::Duration rank_timeout = absl::Seconds(1);   // silence after which a rank is lost
-  absl::Duration form_timeout = absl::Seconds(20);  // of one attempt to form an epoch
-  std::function<void()> on_drain;                   // a follower was asked to stop
-  // An epoch that stood has fallen; called with a lock held: must not block, nor call back.
-  std::function<void()> on_loss;
-};
-
-// The group of one epoch, from rank 0.
-struct Epoch {
-  uint64_t number = 0;
-  std::shared_ptr<Collectives> ranks;
-  int32_t num_blocks = 0;  // KV blocks that every rank has
-};
 
 // Threads of its own form epochs and watch over the ranks; an epoch stands until a rank is lost,
 // and the next is formed as soon as all are there again. A replica of one rank forms its epoch
@@ -55,6 +36,13 @@ class ReplicaLeader final : public v1::Replica::CallbackService, private JoinStr
   // Once this rank has loaded: from now on followers are judged and epochs formed. `runner` tells
   // limits and progress, and outlives Stop.
   void Begin(const std::string& fingerprint, const RankRunner* runner);
+
+  // Has the followers load; Begin follows. AwaitEpoch gives the error of one that can't.
+  void Load();
+  // Ends the epoch, has the followers release their model, and forgets the runner of Begin.
+  void Unload();
+  // Until all that have joined have done so: DEADLINE_EXCEEDED with one that has not.
+  absl::Status AwaitUnloaded(absl::Duration timeout);
 
   // The epoch that stands, if its number is above `after`; waits for it for at most `timeout`, else
   // DEADLINE_EXCEEDED with what is missing. FAILED_PRECONDITION where none can ever be formed,
@@ -69,8 +57,9 @@ class ReplicaLeader final : public v1::Replica::CallbackService, private JoinStr
   // This rank found out by itself that `epoch` has fallen.
   void GiveUp(uint64_t epoch, const std::string& why);
 
-  uint64_t epoch() const;                         // that stands, or stood last
-  std::vector<v1::WorkerRank> followers() const;  // "loading" before they joined, "ready", "lost"
+  uint64_t epoch() const;  // that stands, or stood last
+  // "loading" before they joined, "ready", "unloaded", "lost".
+  std::vector<v1::WorkerRank> followers() const;
 
   // Tells the followers to leave, with the code of `reason` (OK: the replica has drained).
   void Dismiss(const absl::Status& reason);
@@ -87,10 +76,12 @@ class ReplicaLeader final : public v1::Replica::CallbackService, private JoinStr
     v1::FollowerHello hello;
     v1::FollowerProgress progress;
     absl::Time last_heard;
+    StandstillClock standstill;  // in this epoch
     bool joined_before = false;
     std::string address;  // of its collectives in the epoch that forms
     bool has_address = false;
     bool ready = false;  // for the epoch that forms
+    bool loaded = false;
   };
 
   void OnFollowerMessage(const std::shared_ptr<JoinStream>& stream,
@@ -101,6 +92,8 @@ class ReplicaLeader final : public v1::Replica::CallbackService, private JoinStr
   void OnHello(const std::shared_ptr<JoinStream>& stream, const v1::FollowerMessage& message);
   void OnFormed(Follower& follower, const v1::FollowerMessage& message);
   void OnFailed(int rank, const v1::FollowerFailed& failed);
+  void OnUnloaded(int rank, const v1::FollowerUnloaded& unloaded);
+  void TellWhatToHold(Follower& follower);
   absl::Status CheckHello(const v1::FollowerHello& hello) const;
   void Refuse(int rank, const absl::Status& why);
   int RankOf(const JoinStream* stream) const;  // 0: none's
@@ -114,8 +107,10 @@ class ReplicaLeader final : public v1::Replica::CallbackService, private JoinStr
   GroupSpec MakeSpec() const;
   int32_t LeastBlocks() const;
 
-  void FormEpochs();  // one thread
-  void Watch();       // the other
+  void FormEpochs();                                       // one thread
+  void Watch();                                            // the other
+  void JudgeSilence(absl::Time now, absl::Duration late);  // REQUIRE mutex_, these
+  void JudgeProgress(absl::Time now, absl::Duration late);
   absl::Status Form(std::unique_lock<std::mutex>& lock);
   absl::StatusOr<std::shared_ptr<Collectives>> Connect(std::unique_lock<std::mutex>& lock);
   absl::Status WaitWhileForming(std::unique_lock<std::mutex>& lock, bool Follower::*flag,
@@ -134,12 +129,18 @@ class ReplicaLeader final : public v1::Replica::CallbackService, private JoinStr
   uint64_t stood_ = 0;                  // the last one that stood
   bool forming_ = false;
   bool stands_ = false;
-  int32_t num_blocks_ = 0;        // agreed; 0 before the first epoch
-  bool avoid_host_kind_ = false;  // that of one host's memory failed
+  WantedModel wanted_;              // that the followers hold
+  bool stood_since_ = false;        // an epoch, since this model was loaded
+  int32_t num_blocks_ = 0;          // agreed; 0 before the first epoch
+  bool avoid_host_kind_ = false;    // that of one host's memory failed
+  uint64_t kind_failed_epoch_ = 0;  // last one that kind_ could not form ...
+  int kind_failures_ = 0;           // ... and how many, since one stood
   bool warned_of_nccl_ = false;
   absl::Status hopeless_;  // why no epoch can be formed
   CollectivesKind kind_ = CollectivesKind::kSharedMemory;
-  std::string loss_;  // why the last epoch fell
+  std::string loss_;                     // why the last epoch fell
+  StandstillClock own_standstill_;       // over epochs
+  StandstillClock standstill_in_epoch_;  // this rank's; as Follower::standstill
   std::shared_ptr<CollectivesBuilder> builder_;
   std::shared_ptr<Collectives> ranks_;
   bool stopping_ = false;

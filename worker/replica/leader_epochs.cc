@@ -13,6 +13,16 @@ namespace caravan {
 namespace {
 
 constexpr absl::Duration kRetryPause = absl::Milliseconds(200);
+// A rank that dies while an epoch forms can look like memory that can't be mapped, so that is
+// believed only when it happens again.
+constexpr int kBelievedKindFailures = 2;
+
+// "rank 1 (12 steps done, in layer 3)"
+std::string Describe(int rank, const RankProgress& progress) {
+  return absl::StrCat("rank ", rank, " (", progress.steps_done, " steps done, ",
+                      progress.busy ? absl::StrCat("in layer ", progress.layers_done) : "idle",
+                      ")");
+}
 
 }  // namespace
 
@@ -51,7 +61,11 @@ absl::Status ReplicaLeader::Form(std::unique_lock<std::mutex>& lock) {
   forming_ = false;
   stands_ = true;
   stood_ = epoch_;
+  stood_since_ = true;
   builder_ = nullptr;
+  kind_failures_ = 0;
+  standstill_in_epoch_.Restart(absl::Now());
+  for (Follower& follower : followers_) follower.standstill.Restart(absl::Now());
   LogInfo("formed epoch", {{"epoch", epoch_},
                            {"ranks", options_.tensor_parallel},
                            {"collectives", options_.tensor_parallel > 1 ? NameOf(kind_) : "none"},
@@ -115,8 +129,15 @@ absl::Status ReplicaLeader::WaitWhileForming(std::unique_lock<std::mutex>& lock,
                                       [&] { return stopping_ || !forming_ || all(); });
   if (stopping_ || !forming_) return absl::UnavailableError(loss_);
   if (done) return absl::OkStatus();
+  std::string late;
+  for (int rank = 1; rank < options_.tensor_parallel; ++rank) {
+    if (!(followers_[rank].*flag)) {
+      absl::StrAppend(&late, late.empty() ? "rank " : " and ", rank, " ",
+                      followers_[rank].hello.host(), " pid ", followers_[rank].hello.pid());
+    }
+  }
   return absl::UnavailableError(absl::StrCat(
-      "the ranks took longer than ", absl::ToInt64Seconds(options_.form_timeout), " s to ", what));
+      late, " took longer than ", absl::ToInt64Seconds(options_.form_timeout), " s to ", what));
 }
 
 void ReplicaLeader::Watch() {
@@ -126,44 +147,76 @@ void ReplicaLeader::Watch() {
   while (!stopping_) {
     const absl::Time now = absl::Now();
     const absl::Duration late = clock.Late(now);
-    for (Follower& follower : followers_) follower.last_heard += late;
-    v1::LeaderMessage heartbeat = NewMessage();
-    if (runner_ != nullptr) {
-      const RankProgress progress = runner_->progress();
-      heartbeat.mutable_heartbeat()->set_step(progress.steps_done);
-      heartbeat.mutable_heartbeat()->set_layer(static_cast<uint32_t>(progress.layers_done));
-    } else {
-      heartbeat.mutable_heartbeat();
-    }
-    for (int rank = 1; rank < options_.tensor_parallel; ++rank) {
-      Follower& follower = followers_[rank];
-      if (follower.stream == nullptr) continue;
-      if (now - follower.last_heard <= options_.rank_timeout) {
-        follower.stream->SendIfIdle(heartbeat);
-        continue;
-      }
-      const std::string why =
-          absl::StrCat("rank ", rank, " was lost: silent for ",
-                       absl::ToInt64Milliseconds(now - follower.last_heard), " ms");
-      LogWarning("rank silent", {{"rank", rank}, {"instance", follower.instance}});
-      // Fenced: whatever it says on this stream when it wakes is not heard.
-      follower.stream->Break();
-      follower.stream = nullptr;
-      LoseEpoch(why);
-    }
+    JudgeSilence(now, late);
+    if (runner_ != nullptr) JudgeProgress(now, late);
     changed_.wait_for(lock, absl::ToChronoNanoseconds(interval), [this] { return stopping_; });
   }
 }
 
+// Sends heartbeats to those that are heard.
+void ReplicaLeader::JudgeSilence(absl::Time now, absl::Duration late) {
+  v1::LeaderMessage heartbeat = NewMessage();
+  heartbeat.mutable_heartbeat();
+  if (runner_ != nullptr) {
+    const RankProgress progress = runner_->progress();
+    heartbeat.mutable_heartbeat()->set_step(progress.steps_done);
+    heartbeat.mutable_heartbeat()->set_layer(static_cast<uint32_t>(progress.layers_done));
+  }
+  for (int rank = 1; rank < options_.tensor_parallel; ++rank) {
+    Follower& follower = followers_[rank];
+    follower.last_heard += late;
+    if (follower.stream == nullptr) continue;
+    if (now - follower.last_heard <= options_.rank_timeout) {
+      follower.stream->SendIfIdle(heartbeat);
+      continue;
+    }
+    const std::string why =
+        absl::StrCat("rank ", rank, " was lost: silent for ",
+                     absl::ToInt64Milliseconds(now - follower.last_heard), " ms");
+    LogWarning("rank silent", {{"rank", rank}, {"instance", follower.instance}});
+    // Fenced: whatever it says on this stream when it wakes is not heard.
+    follower.stream->Break();
+    follower.stream = nullptr;
+    LoseEpoch(why);
+  }
+}
+
+// Of ranks that live: does their group, and do they get on? What waits for a peer inside a step, on
+// the host or on a device, waits no longer than this lets it.
+void ReplicaLeader::JudgeProgress(absl::Time now, absl::Duration late) {
+  const RankProgress own = runner_->progress();
+  if (own_standstill_.Look(own, now, late) > 2 * options_.wedge_timeout && options_.on_wedged) {
+    options_.on_wedged(absl::StrCat(Describe(0, own), " can't leave its step, though: ", loss_));
+  }
+  absl::Duration longest = standstill_in_epoch_.Look(own, now, late);
+  std::string places = Describe(0, own);
+  for (int rank = 1; rank < options_.tensor_parallel; ++rank) {
+    const v1::FollowerProgress& said = followers_[rank].progress;
+    const RankProgress progress = {said.step(), static_cast<int32_t>(said.layer()), said.work(),
+                                   !said.idle()};
+    longest = std::max(longest, followers_[rank].standstill.Look(progress, now, late));
+    absl::StrAppend(&places, ", ", Describe(rank, progress));
+  }
+  if (!stands_) return;
+  if (const absl::Status status = ranks_->status(); !status.ok()) {
+    LoseEpoch(std::string(status.message()));
+  } else if (longest > options_.wedge_timeout) {
+    LoseEpoch(absl::StrCat("no progress for ", absl::FormatDuration(options_.wedge_timeout), ": ",
+                           places));
+  }
+}
+
 bool ReplicaLeader::AllJoined() const {
-  return runner_ != nullptr && std::all_of(followers_.begin() + 1, followers_.end(),
-                                           [](const Follower& f) { return f.stream != nullptr; });
+  return runner_ != nullptr &&
+         std::all_of(followers_.begin() + 1, followers_.end(),
+                     [](const Follower& f) { return f.stream != nullptr && f.loaded; });
 }
 
 std::string ReplicaLeader::Missing() const {
   std::string missing;
   for (int rank = 1; rank < options_.tensor_parallel; ++rank) {
-    if (followers_[rank].stream == nullptr) absl::StrAppend(&missing, " ", rank);
+    const Follower& follower = followers_[rank];
+    if (follower.stream == nullptr || !follower.loaded) absl::StrAppend(&missing, " ", rank);
   }
   if (missing.empty()) return "the ranks form their next epoch";
   return absl::StrCat("the replica waits for rank", missing);
@@ -195,10 +248,16 @@ CollectivesKind ReplicaLeader::ChooseKind() {
 // host have not one /dev/shm, which looks like any other failure; peer memory says so.
 void ReplicaLeader::OnKindFailed(const absl::Status& why) {
   const bool for_good = absl::IsFailedPrecondition(why);
+  if (!for_good && kind_ != CollectivesKind::kSharedMemory) return;
+  if (std::exchange(kind_failed_epoch_, epoch_) == epoch_) return;  // the word of another rank
+  if (++kind_failures_ < kBelievedKindFailures) return;
   const bool has_other = options_.collectives == "auto" && !avoid_host_kind_;
   if (kind_ == CollectivesKind::kSharedMemory || kind_ == CollectivesKind::kPeer) {
-    if (has_other) avoid_host_kind_ = for_good || kind_ == CollectivesKind::kSharedMemory;
-    if (has_other) return;
+    if (has_other) {
+      avoid_host_kind_ = true;
+      kind_failures_ = 0;
+      return;
+    }
   }
   if (for_good) hopeless_ = why;
 }
@@ -208,6 +267,7 @@ GroupSpec ReplicaLeader::MakeSpec() const {
   spec.kind = kind_;
   spec.world_size = options_.tensor_parallel;
   spec.gpu = options_.gpu;
+  spec.operation_timeout = 2 * options_.wedge_timeout;  // JudgeProgress comes first
   spec.shared_memory_name = absl::StrFormat("/caravan-%016x-%d", options_.instance, epoch_);
   // Where a follower is on another host, the address that it reaches this one at.
   spec.host = "127.0.0.1";

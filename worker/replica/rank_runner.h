@@ -16,7 +16,8 @@ namespace caravan {
 struct RankProgress {
   uint64_t steps_done = 0;  // over epochs
   int32_t layers_done = 0;  // of the step that runs
-  bool busy = false;        // a step runs
+  uint64_t work_done = 0;   // grows with each layer, step and epoch begun; never falls
+  bool busy = false;        // a step runs or is awaited, or the epoch begins
 };
 
 // Submit, Collect, Reset and AwaitEpoch are for one thread at a time, progress for any.

@@ -119,6 +119,9 @@ class SharedMemoryCollectives final : public Collectives {
   int rank() const override { return rank_; }
   int world_size() const override { return world_size_; }
   void Abort() override { segment_->Abort(); }
+  absl::Status status() const override {
+    return control_.aborted.load() != 0 ? Lost() : absl::OkStatus();
+  }
 
   absl::Status AllReduceSum(MatrixView x, DeviceStream stream) override {
     CARAVAN_CHECK(stream.device() == Device::kCpu && x.row_stride == x.cols);

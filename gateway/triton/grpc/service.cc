@@ -21,6 +21,19 @@ grpc::ServerUnaryReactor* OnLoop(EventLoop* loop, grpc::CallbackServerContext* c
   return reactor;
 }
 
+absl::StatusOr<bool> UnloadsDependents(const InferParameters& parameters) {
+  bool dependents = false;
+  for (const auto& [name, value] : parameters) {
+    const bool* flag = std::get_if<bool>(&value);
+    if (name != "unload_dependents" || flag == nullptr) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "unload parameter '", name, "' is not known; there is unload_dependents, a bool"));
+    }
+    dependents = *flag;
+  }
+  return dependents;
+}
+
 }  // namespace
 
 using Reactor = TritonGrpcService::Reactor;
@@ -164,35 +177,35 @@ Reactor* TritonGrpcService::RepositoryIndex(Call* call,
 Reactor* TritonGrpcService::RepositoryModelLoad(
     Call* call, const inference::RepositoryModelLoadRequest* request,
     inference::RepositoryModelLoadResponse* response) {
-  return OnLoop(loop_, call, [this, request] {
-    return server_->LoadModel(request->repository_name(), request->model_name(),
-                              FromProto(request->parameters()));
+  Reactor* reactor = call->DefaultReactor();
+  loop_->Post([this, request, reactor] {
+    server_->repository().Load(
+        request->repository_name(), request->model_name(), FromProto(request->parameters()),
+        [reactor](const absl::Status& status) { reactor->Finish(ToGrpcStatus(status)); });
   });
+  return reactor;
 }
 
 Reactor* TritonGrpcService::RepositoryModelUnload(
     Call* call, const inference::RepositoryModelUnloadRequest* request,
     inference::RepositoryModelUnloadResponse* response) {
-  return OnLoop(loop_, call, [this, request]() -> absl::Status {
-    bool dependents = false;
-    for (const auto& [name, value] : FromProto(request->parameters())) {
-      const bool* flag = std::get_if<bool>(&value);
-      if (name != "unload_dependents" || flag == nullptr) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            "unload parameter '", name, "' is not known; there is unload_dependents, a bool"));
-      }
-      dependents = *flag;
-    }
-    return server_->UnloadModel(request->repository_name(), request->model_name(), dependents);
+  Reactor* reactor = call->DefaultReactor();
+  loop_->Post([this, request, reactor] {
+    const absl::StatusOr<bool> dependents = UnloadsDependents(FromProto(request->parameters()));
+    if (!dependents.ok()) return reactor->Finish(ToGrpcStatus(dependents.status()));
+    server_->repository().Unload(
+        request->repository_name(), request->model_name(), *dependents,
+        [reactor](const absl::Status& status) { reactor->Finish(ToGrpcStatus(status)); });
   });
+  return reactor;
 }
 
 Reactor* TritonGrpcService::SystemSharedMemoryStatus(
     Call* call, const inference::SystemSharedMemoryStatusRequest* request,
     inference::SystemSharedMemoryStatusResponse* response) {
   return OnLoop(loop_, call, [this, request, response]() -> absl::Status {
-    ASSIGN_OR_RETURN(const auto regions, server_->shared_memory().Status(request->name()));
-    for (const SharedMemoryRegistry::Region& region : regions) {
+    ASSIGN_OR_RETURN(const auto regions, server_->SystemMemoryStatus(request->name()));
+    for (const auto& region : regions) {
       auto& status = (*response->mutable_regions())[region->name()];
       status.set_name(region->name());
       status.set_key(region->key());
@@ -216,7 +229,7 @@ Reactor* TritonGrpcService::SystemSharedMemoryUnregister(
     Call* call, const inference::SystemSharedMemoryUnregisterRequest* request,
     inference::SystemSharedMemoryUnregisterResponse* response) {
   return OnLoop(loop_, call, [this, request] {
-    server_->shared_memory().Unregister(request->name());
+    server_->shared_memory().Unregister(SharedMemoryKind::kSystem, request->name());
     return absl::OkStatus();
   });
 }
@@ -224,23 +237,38 @@ Reactor* TritonGrpcService::SystemSharedMemoryUnregister(
 Reactor* TritonGrpcService::CudaSharedMemoryStatus(
     Call* call, const inference::CudaSharedMemoryStatusRequest* request,
     inference::CudaSharedMemoryStatusResponse* response) {
-  // There is none, which is an answer; a named region can't exist.
-  return OnLoop(loop_, call, [none = request->name().empty()] {
-    return none ? absl::OkStatus() : InferenceServer::CudaSharedMemoryUnsupported();
+  return OnLoop(loop_, call, [this, request, response]() -> absl::Status {
+    ASSIGN_OR_RETURN(const auto regions, server_->CudaMemoryStatus(request->name()));
+    for (const auto& region : regions) {
+      auto& status = (*response->mutable_regions())[region->name()];
+      status.set_name(region->name());
+      status.set_device_id(static_cast<uint64_t>(region->device_id()));
+      status.set_byte_size(region->byte_size());
+    }
+    return absl::OkStatus();
   });
 }
 
 Reactor* TritonGrpcService::CudaSharedMemoryRegister(
     Call* call, const inference::CudaSharedMemoryRegisterRequest* request,
     inference::CudaSharedMemoryRegisterResponse* response) {
-  return OnLoop(loop_, call, InferenceServer::CudaSharedMemoryUnsupported);
+  Reactor* reactor = call->DefaultReactor();
+  loop_->Post([this, request, reactor] {
+    server_->RegisterCudaMemory(
+        request->name(), request->raw_handle(), request->device_id(), request->byte_size(),
+        [reactor](const absl::Status& status) { reactor->Finish(ToGrpcStatus(status)); });
+  });
+  return reactor;
 }
 
 Reactor* TritonGrpcService::CudaSharedMemoryUnregister(
     Call* call, const inference::CudaSharedMemoryUnregisterRequest* request,
     inference::CudaSharedMemoryUnregisterResponse* response) {
   // Clients' examples begin with it, whether they use regions or not.
-  return OnLoop(loop_, call, [] { return absl::OkStatus(); });
+  return OnLoop(loop_, call, [this, request] {
+    server_->shared_memory().Unregister(SharedMemoryKind::kCuda, request->name());
+    return absl::OkStatus();
+  });
 }
 
 Reactor* TritonGrpcService::TraceSetting(Call* call, const inference::TraceSettingRequest* request,

@@ -122,7 +122,7 @@ void StreamReactor::WriteNext() {
     if (pump) pump_awaited_ = false;
     if (write) {
       write_started_ = EventLoop::Clock::now();
-      outgoing_ = std::move(outbox_.front());
+      outgoing_.Swap(&outbox_.front());
       outbox_.pop_front();
       outbox_bytes_ -= outgoing_.Length();
       if (!outbox_.empty()) options.set_buffer_hint();  // one flush for a burst

@@ -1,9 +1,11 @@
 #include "gateway/triton/http/management.h"
 
+#include <algorithm>
 #include <limits>
 #include <optional>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "common/status.h"
 #include "gateway/triton/http/http_error.h"
@@ -129,26 +131,41 @@ absl::StatusOr<Json> ParametersOf(const Json& body) {
   return *parameters;
 }
 
-absl::Status LoadModel(const ManagementRequest& request, InferenceServer* server) {
-  ASSIGN_OR_RETURN(const Json members, ParametersOf(request.body));
+using Done = ModelRepository::Done;
+
+absl::StatusOr<InferParameters> LoadParameters(const Json& body) {
+  ASSIGN_OR_RETURN(const Json members, ParametersOf(body));
   InferParameters parameters;
   for (const auto& [name, value] : members.items()) {
     ASSIGN_OR_RETURN(parameters[name],
                      ParseParameter(absl::StrCat("parameter '", name.substr(0, 64), "'"), value));
   }
-  return server->LoadModel(request.route.repository, request.route.model, parameters);
+  return parameters;
 }
 
-absl::Status UnloadModel(const ManagementRequest& request, InferenceServer* server) {
-  ASSIGN_OR_RETURN(const Json parameters, ParametersOf(request.body));
-  ASSIGN_OR_RETURN(const bool dependents, BoolMember(parameters, "unload_dependents"));
-  return server->UnloadModel(request.route.repository, request.route.model, dependents);
+void LoadModel(const ManagementRequest& request, InferenceServer* server, Done done) {
+  const absl::StatusOr<InferParameters> parameters = LoadParameters(request.body);
+  if (!parameters.ok()) return done(parameters.status());
+  server->repository().Load(request.route.repository, request.route.model, *parameters,
+                            std::move(done));
+}
+
+absl::StatusOr<bool> UnloadsDependents(const Json& body) {
+  ASSIGN_OR_RETURN(const Json parameters, ParametersOf(body));
+  return BoolMember(parameters, "unload_dependents");
+}
+
+void UnloadModel(const ManagementRequest& request, InferenceServer* server, Done done) {
+  const absl::StatusOr<bool> dependents = UnloadsDependents(request.body);
+  if (!dependents.ok()) return done(dependents.status());
+  server->repository().Unload(request.route.repository, request.route.model, *dependents,
+                              std::move(done));
 }
 
 absl::StatusOr<OrderedJson> SystemMemoryJson(const Route& route, InferenceServer* server) {
-  ASSIGN_OR_RETURN(const auto regions, server->shared_memory().Status(route.region));
+  ASSIGN_OR_RETURN(const auto regions, server->SystemMemoryStatus(route.region));
   OrderedJson json = OrderedJson::array();
-  for (const SharedMemoryRegistry::Region& region : regions) {
+  for (const auto& region : regions) {
     OrderedJson item = OrderedJson::object();
     item["name"] = region->name();
     item["key"] = region->key();
@@ -168,6 +185,48 @@ absl::Status RegisterSystemMemory(const ManagementRequest& request, InferenceSer
                    UnsignedMember(request.body, "byte_size", std::nullopt));
   return server->shared_memory().Register(request.route.region, key->get<std::string>(), offset,
                                           byte_size);
+}
+
+absl::StatusOr<OrderedJson> CudaMemoryJson(const Route& route, InferenceServer* server) {
+  ASSIGN_OR_RETURN(const auto regions, server->CudaMemoryStatus(route.region));
+  OrderedJson json = OrderedJson::array();
+  for (const auto& region : regions) {
+    OrderedJson item = OrderedJson::object();
+    item["name"] = region->name();
+    item["device_id"] = region->device_id();
+    item["byte_size"] = region->byte_size();
+    json.push_back(std::move(item));
+  }
+  return json;
+}
+
+// {"b64": text}
+absl::StatusOr<std::string> RawHandle(const Json& body) {
+  const Json* handle = FindMember(body, "raw_handle");
+  if (handle == nullptr)
+    return absl::InvalidArgumentError("'raw_handle' is missing in the request");
+  const Json* text = handle->is_object() ? FindMember(*handle, "b64") : nullptr;
+  if (text == nullptr || !text->is_string()) {
+    return WrongMember("raw_handle", "an object with a string 'b64'", *handle);
+  }
+  std::string bytes;
+  if (!absl::Base64Unescape(text->get_ref<const std::string&>(), &bytes)) {
+    return absl::InvalidArgumentError("'raw_handle.b64' is not Base64");
+  }
+  return bytes;
+}
+
+void RegisterCudaMemory(const ManagementRequest& request, InferenceServer* server, Done done) {
+  const absl::StatusOr<std::string> handle = RawHandle(request.body);
+  if (!handle.ok()) return done(handle.status());
+  const absl::StatusOr<uint64_t> device = UnsignedMember(request.body, "device_id", std::nullopt);
+  if (!device.ok()) return done(device.status());
+  const absl::StatusOr<uint64_t> size = UnsignedMember(request.body, "byte_size", std::nullopt);
+  if (!size.ok()) return done(size.status());
+  constexpr uint64_t kMost = std::numeric_limits<int32_t>::max();
+  server->RegisterCudaMemory(request.route.region, *handle,
+                             static_cast<int64_t>(std::min(*device, kMost)), *size,
+                             std::move(done));
 }
 
 absl::StatusOr<TraceSettingValues> ParseTraceSettings(const Json& body) {
@@ -243,9 +302,8 @@ HttpResponse Answer(const absl::Status& status) {
   return status.ok() ? HttpResponse() : MakeErrorResponse(status);
 }
 
-}  // namespace
-
-HttpResponse Manage(const ManagementRequest& request, InferenceServer* server) {
+// What is answered at once.
+HttpResponse AnswerNow(const ManagementRequest& request, InferenceServer* server) {
   const Route& route = request.route;
   switch (route.action) {
     case Action::kServerMetadata:
@@ -264,35 +322,44 @@ HttpResponse Manage(const ManagementRequest& request, InferenceServer* server) {
       return Answer(StatisticsJson(route, *server));
     case Action::kRepositoryIndex:
       return Answer(RepositoryIndexJson(request, *server));
-    case Action::kModelLoad:
-      return Answer(LoadModel(request, server));
-    case Action::kModelUnload:
-      return Answer(UnloadModel(request, server));
     case Action::kSystemMemoryStatus:
       return Answer(SystemMemoryJson(route, server));
     case Action::kSystemMemoryRegister:
       return Answer(RegisterSystemMemory(request, server));
     case Action::kSystemMemoryUnregister:
-      server->shared_memory().Unregister(route.region);
+      server->shared_memory().Unregister(SharedMemoryKind::kSystem, route.region);
       return Answer(absl::OkStatus());
     case Action::kCudaMemoryStatus:
-      if (route.region.empty()) return Answer(OrderedJson::array());
-      return Answer(absl::NotFoundError(
-          absl::StrCat("Unable to find cuda shared memory region: '", route.region, "'")));
-    case Action::kCudaMemoryRegister:
-      return Answer(InferenceServer::CudaSharedMemoryUnsupported());
+      return Answer(CudaMemoryJson(route, server));
     case Action::kCudaMemoryUnregister:  // clients begin with it, to be sure that there is none
+      server->shared_memory().Unregister(SharedMemoryKind::kCuda, route.region);
       return Answer(absl::OkStatus());
     case Action::kTraceSetting:
       return Answer(TraceSettingJson(request, server));
     case Action::kLogging:
       return Answer(LoggingJson(request, server));
+    case Action::kModelLoad:
+    case Action::kModelUnload:
+    case Action::kCudaMemoryRegister:
     case Action::kInfer:
     case Action::kGenerate:
     case Action::kGenerateStream:
       break;
   }
-  CARAVAN_CHECK(false, "inference is not management");
+  CARAVAN_CHECK(false, "this is not answered at once");
+}
+
+}  // namespace
+
+void Manage(const ManagementRequest& request, InferenceServer* server,
+            std::function<void(HttpResponse)> respond) {
+  const auto done = [respond](const absl::Status& status) { respond(Answer(status)); };
+  if (request.route.action == Action::kModelLoad) return LoadModel(request, server, done);
+  if (request.route.action == Action::kModelUnload) return UnloadModel(request, server, done);
+  if (request.route.action == Action::kCudaMemoryRegister) {
+    return RegisterCudaMemory(request, server, done);
+  }
+  respond(AnswerNow(request, server));
 }
 
 }  // namespace caravan

@@ -2,6 +2,8 @@
 // settings.
 #pragma once
 
+#include <functional>
+
 #include "gateway/http/http_message.h"
 #include "gateway/triton/http/routes.h"
 #include "gateway/triton/inference_server.h"
@@ -15,7 +17,9 @@ struct ManagementRequest {
   nlohmann::json body = nlohmann::json::object();
 };
 
-// REQUIRES: called on the loop; the route is none of inference.
-HttpResponse Manage(const ManagementRequest& request, InferenceServer* server);
+// REQUIRES: called on the loop; the route is none of inference. `respond` is called once, there
+// too, and maybe later: loading a model takes its time.
+void Manage(const ManagementRequest& request, InferenceServer* server,
+            std::function<void(HttpResponse)> respond);
 
 }  // namespace caravan

@@ -91,7 +91,8 @@ void TritonHttpService::Handle(std::shared_ptr<HttpExchange> exchange) {
     request.body = *std::move(body);
   }
   loop_->Post([server = server_, exchange = std::move(exchange), request = std::move(request)] {
-    exchange->Respond(Manage(request, server));
+    Manage(request, server,
+           [exchange](HttpResponse response) { exchange->Respond(std::move(response)); });
   });
 }
 

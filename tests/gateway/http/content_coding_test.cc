@@ -22,10 +22,10 @@ absl::StatusOr<std::string> Decode(ContentCoding coding, std::string_view encode
   ContentDecoder decoder(coding, limit);
   std::string decoded;
   for (size_t i = 0; i < encoded.size(); i += piece_bytes) {
-    const absl::Status status = decoder.Add(encoded.substr(i, piece_bytes), &decoded);
+    absl::Status status = decoder.Add(encoded.substr(i, piece_bytes), &decoded);
     if (!status.ok()) return status;
   }
-  const absl::Status status = decoder.Finish();
+  absl::Status status = decoder.Finish();
   if (!status.ok()) return status;
   return decoded;
 }

@@ -67,11 +67,12 @@ TEST(SharedMemory, RegistersANameOnce) {
   SharedMemoryRegistry registry(true);
   ASSERT_TRUE(registry.Register("r", object.name(), 0, 100).ok());
   EXPECT_EQ(registry.Register("r", object.name(), 0, 100).code(), absl::StatusCode::kAlreadyExists);
-  EXPECT_EQ(registry.Status("")->size(), 1u);
-  EXPECT_EQ(registry.Status("x").status().code(), absl::StatusCode::kNotFound);
-  registry.Unregister("unknown");
+  EXPECT_EQ(registry.Status(SharedMemoryKind::kSystem, "")->size(), 1u);
+  EXPECT_EQ(registry.Status(SharedMemoryKind::kSystem, "x").status().code(),
+            absl::StatusCode::kNotFound);
+  registry.Unregister(SharedMemoryKind::kSystem, "unknown");
   const auto kept = *registry.Find("r");
-  registry.Unregister("");
+  registry.Unregister(SharedMemoryKind::kSystem, "");
   EXPECT_FALSE(registry.Find("r").ok());
   EXPECT_TRUE(kept->Read(0, 100).ok()) << "a request that uses it keeps it";
 }

@@ -34,6 +34,7 @@ class FakeRankRunner final : public RankRunner {
     CARAVAN_CHECK(static_cast<int>(plans_.size()) < limits_.max_steps_in_flight);
     if (!failure_.ok()) return failure_;
     plans_.push_back(plan);
+    SetBusy(true);
     return absl::OkStatus();
   }
 
@@ -43,11 +44,16 @@ class FakeRankRunner final : public RankRunner {
     if (!failure_.ok()) return failure_;
     const StepPlan plan = plans_.front();
     plans_.pop_front();
+    {
+      std::unique_lock lock(mutex_);
+      changed_.wait(lock, [this] { return !held_; });
+    }
     float sum = static_cast<float>(plan.step) + static_cast<float>(ranks_->rank());
     absl::Status status =
         ranks_->AllReduceSum(DenseMatrix(&sum, DType::kFloat32, 1, 1), DeviceStream::Cpu());
     auto token = static_cast<int32_t>(sum);
     if (status.ok()) status = ranks_->Broadcast(&token, sizeof(token), 0);
+    if (plans_.empty() || !status.ok()) SetBusy(false);
     if (!status.ok()) {
       failure_ = status;
       return status;
@@ -63,16 +69,36 @@ class FakeRankRunner final : public RankRunner {
   }
 
   void Reset(std::shared_ptr<Collectives> ranks) override {
-    ranks_ = std::move(ranks);
     plans_.clear();
     failure_ = absl::OkStatus();
     const std::lock_guard lock(mutex_);
+    ranks_ = std::move(ranks);
+    busy_ = false;
     ++epochs_;
+  }
+
+  absl::Status AwaitEpoch(absl::Duration) override {
+    const std::lock_guard lock(mutex_);
+    return preparation_;
+  }
+
+  // What follows is for any thread. Steps hang from Hold to Release, wherever their group stands.
+  void Hold() { SetHeld(true); }
+  void Release() { SetHeld(false); }
+  // The group fails by itself.
+  void BreakGroup() {
+    const std::lock_guard lock(mutex_);
+    ranks_->Abort();
+  }
+  // What AwaitEpoch answers from now on.
+  void PrepareWith(const absl::Status& status) {
+    const std::lock_guard lock(mutex_);
+    preparation_ = status;
   }
 
   RankProgress progress() const override {
     const std::lock_guard lock(mutex_);
-    return {steps_done_, 0, false};
+    return {steps_done_, 0, steps_done_ + static_cast<uint64_t>(epochs_), busy_};
   }
   int epochs() const {
     const std::lock_guard lock(mutex_);
@@ -85,13 +111,29 @@ class FakeRankRunner final : public RankRunner {
   }
 
  private:
+  void SetBusy(bool busy) {
+    const std::lock_guard lock(mutex_);
+    busy_ = busy;
+  }
+  void SetHeld(bool held) {
+    {
+      const std::lock_guard lock(mutex_);
+      held_ = held;
+    }
+    changed_.notify_all();
+  }
+
   const RunnerLimits limits_;
-  std::shared_ptr<Collectives> ranks_;
+  std::shared_ptr<Collectives> ranks_;  // written with mutex_ held
   std::deque<StepPlan> plans_;
   absl::Status failure_ = absl::UnavailableError("no epoch");
   mutable std::mutex mutex_;
+  std::condition_variable changed_;
   uint64_t steps_done_ = 0;
   int epochs_ = 0;
+  bool busy_ = false;
+  bool held_ = false;
+  absl::Status preparation_;
 };
 
 }  // namespace caravan

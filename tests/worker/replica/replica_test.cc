@@ -215,7 +215,42 @@ TEST(Leader, GivesSharedMemoryUpWhereAFollowerCanNotMapIt) {
   EXPECT_TRUE(follower.Hear().has_abort());
   heard = follower.Hear();
   ASSERT_TRUE(heard.has_configure());
+  EXPECT_EQ(heard.configure().collectives(), "shared_memory") << "once may be a rank that died";
+  follower.SayFailed(heard.epoch(), "can't open shared memory");
+  EXPECT_TRUE(follower.Hear().has_abort());
+  heard = follower.Hear();
+  ASSERT_TRUE(heard.has_configure());
   EXPECT_EQ(heard.configure().collectives(), "gloo");
+}
+
+// A rank that died before the others had mapped its memory made the leader do without for good.
+TEST(Leader, BelievesAFailureOfACollectivesKindOnlyTwiceInARow) {
+  TestLeader leader(OptionsOfLeader(2));
+  ScriptedFollower follower(leader.address(), 77);
+  follower.SayHello(1, 2, /*neighbour=*/true);
+  v1::LeaderMessage heard = follower.Hear();
+  const auto expect_shared_memory = [&] {
+    ASSERT_TRUE(heard.has_configure()) << heard.ShortDebugString();
+    EXPECT_EQ(heard.configure().collectives(), "shared_memory");
+  };
+  const auto fail = [&] {
+    follower.SayFailed(heard.epoch(), "no map", absl::StatusCode::kFailedPrecondition);
+    EXPECT_TRUE(follower.Hear().has_abort());
+    heard = follower.Hear();
+  };
+  expect_shared_memory();
+  fail();
+  expect_shared_memory();
+  follower.SayRendezvous(heard.epoch(), heard.configure().shared_memory_name());
+  ASSERT_TRUE(follower.Hear().has_rendezvous());
+  v1::FollowerMessage ready;
+  ready.mutable_ready();
+  follower.Say(heard.epoch(), std::move(ready));
+  ASSERT_TRUE(leader.runner->Recover(kLong).ok());
+  fail();  // once that it stands: the epoch falls
+  expect_shared_memory();
+  fail();
+  expect_shared_memory();
 }
 
 TEST(Leader, EndsWithASentenceWhereNoCollectivesAreLeft) {
@@ -230,9 +265,12 @@ TEST(Leader, EndsWithASentenceWhereAFollowerCanNotHaveTheCollectivesAskedFor) {
   TestLeader leader(OptionsOfLeader(2, "gloo"));
   ScriptedFollower follower(leader.address(), 77);
   follower.SayHello(1, 2);
-  const v1::LeaderMessage heard = follower.Hear();
-  ASSERT_TRUE(heard.has_configure());
-  follower.SayFailed(heard.epoch(), "no gloo here", absl::StatusCode::kFailedPrecondition);
+  for (int i = 0; i < 2; ++i) {
+    const v1::LeaderMessage heard = follower.Hear();
+    ASSERT_TRUE(heard.has_configure());
+    follower.SayFailed(heard.epoch(), "no gloo here", absl::StatusCode::kFailedPrecondition);
+    EXPECT_TRUE(follower.Hear().has_abort());
+  }
   const absl::Status status = leader.runner->Recover(kLong);
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
   EXPECT_THAT(Message(status), HasSubstr("no gloo here"));

@@ -40,4 +40,9 @@ class MappedFile {
   int64_t bytes_ = 0;
 };
 
+// From now on, touching a page of a mapped file that is gone (the file was cut short, or its disk
+// fails) ends the process with exit code 1 and a line on stderr that names the file, instead of
+// SIGBUS without a word. For main; a second call does nothing.
+void ExplainLostPages();
+
 }  // namespace caravan

@@ -86,6 +86,7 @@ absl::Status ParseTensor(const std::string& path, const nlohmann::json& entry,
 absl::Status CheckTiling(const std::string& path, const std::vector<TensorInfo>& tensors,
                          const std::byte* data, int64_t data_bytes) {
   std::vector<const TensorInfo*> by_offset;
+  by_offset.reserve(tensors.size());
   for (const TensorInfo& tensor : tensors) by_offset.push_back(&tensor);
   std::sort(by_offset.begin(), by_offset.end(), [](const TensorInfo* a, const TensorInfo* b) {
     return a->data != b->data ? a->data < b->data : a->bytes < b->bytes;

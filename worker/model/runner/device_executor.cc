@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
 
 #include "common/log.h"
 #include "common/status.h"
@@ -16,6 +17,13 @@ void MakeCurrent(DeviceStream stream) {
 
 void Synchronize(DeviceStream stream) {
   if (stream.device() == Device::kCuda) stream.cuda().Synchronize();
+}
+
+// Those of the buckets that fit into a step.
+std::vector<int32_t> BucketsWithin(const RunnerLimits& limits) {
+  std::vector<int32_t> buckets = DecodeBuckets(limits.max_slots);
+  std::erase_if(buckets, [&](int32_t rows) { return rows > limits.max_batch_tokens; });
+  return buckets;
 }
 
 StepLayout PaddingOnly(int32_t rows) {
@@ -37,6 +45,7 @@ DeviceExecutor::DeviceExecutor(LlamaModel* model, KvMemory kv, StepBuffers buffe
       stream_(model->stream()),
       kv_(std::move(kv)),
       limits_(limits),
+      buckets_(BucketsWithin(limits)),
       use_graphs_(graphs),
       buffers_(std::move(buffers)),
       uploader_(&buffers_, limits.max_slots, stream_),
@@ -77,9 +86,7 @@ absl::Status DeviceExecutor::BeginEpoch(std::shared_ptr<Collectives> ranks) {
 // Padding decodes, in every number of rows that there will be a graph for, and one prompt of the
 // greatest length in slot 0, whose block table is all block 0: nothing lies in the blocks yet.
 absl::Status DeviceExecutor::WarmUp() {
-  const std::vector<int32_t> buckets = DecodeBuckets(limits_.max_slots);
-  for (const int32_t rows : buckets) {
-    if (rows > limits_.max_batch_tokens) break;
+  for (const int32_t rows : buckets_) {
     RETURN_IF_ERROR(RunRows(PaddingOnly(rows)));
     if (!use_graphs_) break;
   }
@@ -106,8 +113,7 @@ absl::Status DeviceExecutor::RunRows(const StepLayout& layout) {
 
 absl::Status DeviceExecutor::CaptureGraphs() {
   if (!use_graphs_) return absl::OkStatus();
-  for (const int32_t rows : DecodeBuckets(limits_.max_slots)) {
-    if (rows > limits_.max_batch_tokens) break;
+  for (const int32_t rows : buckets_) {
     const StepLayout layout = PaddingOnly(rows);
     absl::Status status;
     CudaGraph graph = CudaGraph::Capture(stream_.cuda(), [&] {
@@ -131,12 +137,12 @@ absl::Status DeviceExecutor::Enqueue(const StepPlan& plan) {
         uploader_.Change(array, slot, offset, words);
       }));
   StepLayout layout = LayOutStep(plan);
-  ChooseRopeRows(&layout);
-  const CudaGraph* graph = GraphFor(&layout);
+  ChooseRopeRows(&layout, staging);
+  const bool padded = PadToBucket(&layout);
   uploader_.Send(layout.rows);
   CopyBlocks(plan.copies, staging);
-  if (graph != nullptr) {
-    graph->Launch(stream_.cuda());
+  if (padded && use_graphs_) {
+    graphs_.at(static_cast<int32_t>(layout.rows.size())).Launch(stream_.cuda());
   } else if (!layout.rows.empty()) {
     RETURN_IF_ERROR(Run(layout));
   }
@@ -151,7 +157,7 @@ absl::Status DeviceExecutor::Enqueue(const StepPlan& plan) {
 
 // Scratch rows of the rope table are filled on the host, for prompts that dynamic scaling
 // stretches.
-void DeviceExecutor::ChooseRopeRows(StepLayout* layout) {
+void DeviceExecutor::ChooseRopeRows(StepLayout* layout, StepBuffers::Staging& staging) {
   RopeTable& rope = model_->rope();
   rope.BeginStep();
   for (StepRow& row : layout->rows) {
@@ -164,20 +170,24 @@ void DeviceExecutor::ChooseRopeRows(StepLayout* layout) {
     }
   }
   const auto scratch = rope.scratch();
-  // Not from staging memory, so the copy has left the host when this returns.
-  if (!scratch.empty()) {
-    CopyFromHost(rope.scratch_target(), scratch.data(), static_cast<int64_t>(scratch.size_bytes()),
-                 stream_);
-  }
+  if (scratch.empty()) return;
+  // The table's own rows are written anew by the next step, while this one may still wait.
+  std::memcpy(staging.rope.data(), scratch.data(), scratch.size_bytes());
+  EnqueueUpload(rope.scratch_target(), staging.rope.data(),
+                static_cast<int64_t>(scratch.size_bytes()), stream_);
 }
 
-// The graph for the step, which is padded to its rows; null where it has to be run eagerly.
-const CudaGraph* DeviceExecutor::GraphFor(StepLayout* layout) const {
-  if (layout->rows.empty() || !layout->decodes_only()) return nullptr;
-  const auto found = graphs_.lower_bound(static_cast<int32_t>(layout->rows.size()));
-  if (found == graphs_.end()) return nullptr;
-  PadStep(found->first, layout);
-  return &found->second;
+// Makes a step in which every sequence decodes what a graph holds: padded to a bucket, and planned
+// for contexts of any length. Without graphs too, so that the same kernels run in either way, and
+// give the same bits. False where the step is of another kind.
+bool DeviceExecutor::PadToBucket(StepLayout* layout) const {
+  if (layout->rows.empty() || !layout->decodes_only()) return false;
+  const auto rows = static_cast<int32_t>(layout->rows.size());
+  const auto bucket = std::lower_bound(buckets_.begin(), buckets_.end(), rows);
+  if (bucket == buckets_.end()) return false;
+  PadStep(*bucket, layout);
+  layout->decode_context = 0;
+  return true;
 }
 
 void DeviceExecutor::CopyBlocks(const std::vector<KvBlockCopy>& copies,

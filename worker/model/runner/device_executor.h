@@ -21,8 +21,8 @@
 namespace caravan {
 
 // Runs on the model's stream; all ranks draw, each for itself, so a group of several must gather on
-// all ranks. On CUDA steps in which every sequence decodes one token are replayed from graphs,
-// which each epoch captures anew.
+// all ranks. Steps in which every sequence decodes one token are padded to a few numbers of rows
+// and, on CUDA, replayed from graphs, which each epoch captures anew.
 class DeviceExecutor final : public StepExecutor {
  public:
   // `model` outlives it. `graphs` needs a model on CUDA.
@@ -47,8 +47,8 @@ class DeviceExecutor final : public StepExecutor {
   absl::Status WarmUp();
   absl::Status CaptureGraphs();
   absl::Status RunRows(const StepLayout& layout);  // uploads the rows, and nothing else
-  const CudaGraph* GraphFor(StepLayout* layout) const;
-  void ChooseRopeRows(StepLayout* layout);
+  bool PadToBucket(StepLayout* layout) const;
+  void ChooseRopeRows(StepLayout* layout, StepBuffers::Staging& staging);
   void CopyBlocks(const std::vector<KvBlockCopy>& copies, StepBuffers::Staging& staging);
   absl::Status Run(const StepLayout& layout);
 
@@ -56,6 +56,7 @@ class DeviceExecutor final : public StepExecutor {
   const DeviceStream stream_;
   const KvMemory kv_;
   const RunnerLimits limits_;
+  const std::vector<int32_t> buckets_;  // rows that decoding steps are padded to, ascending
   const bool use_graphs_;
   StepBuffers buffers_;
   SlotUploader uploader_;

@@ -1,6 +1,7 @@
 #include "worker/model/runner/gpu_memory_plan.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "common/status.h"
 #include "worker/model/host_memory.h"
@@ -47,7 +48,7 @@ std::vector<MemoryNeed> GpuMemoryNeeds(const LlamaSource& source, const LoadOpti
        chosen ? "a smaller --kv_cache_bytes" : "a smaller --max_batch_tokens"}};
   if (runner.cuda_graphs) needs.push_back({"CUDA graphs", kGraphBytes, "--cuda_graphs=false"});
   if (source.layout.shard.world_size > 1) {
-    needs.push_back({"communicators", kCommunicatorBytes, "no flag"});
+    needs.push_back({"communicators", kCommunicatorBytes, ""});
   }
   return needs;
 }
@@ -63,8 +64,19 @@ int64_t GpuBudget(const DeviceMemoryInfo& memory, double fraction) {
   return most - (memory.total_bytes - memory.free_bytes);
 }
 
-int64_t KvBudget(const DeviceMemoryInfo& memory, double fraction, int32_t world_size) {
-  return GpuBudget(memory, fraction) - kGraphBytes - (world_size > 1 ? kCommunicatorBytes : 0);
+int64_t KvBudget(const DeviceMemoryInfo& memory, const LlamaRunnerOptions& options,
+                 int32_t world_size) {
+  return GpuBudget(memory, options.gpu_memory_fraction) - (options.cuda_graphs ? kGraphBytes : 0) -
+         (world_size > 1 ? kCommunicatorBytes : 0);
+}
+
+absl::Status CheckKvBudget(int64_t budget, int64_t block_bytes, const LlamaRunnerOptions& options) {
+  if (budget >= block_bytes) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat("--gpu_memory_fraction=", options.gpu_memory_fraction, " leaves ",
+                   BytesText(std::max<int64_t>(budget, 0)), " for KV blocks, and one of ",
+                   options.block_tokens, " tokens takes ", BytesText(block_bytes),
+                   " on this rank: raise --gpu_memory_fraction, or lower --max_batch_tokens"));
 }
 
 std::string DescribeProcesses(const std::vector<GpuProcess>& processes) {
@@ -96,8 +108,9 @@ absl::Status CheckGpuMemory(const std::string& gpu, const std::vector<MemoryNeed
     absl::StrAppend(&text, "Choose another --gpu, or ");
   }
   const auto largest =
-      std::max_element(needs.begin(), needs.end(),
-                       [](const MemoryNeed& a, const MemoryNeed& b) { return a.bytes < b.bytes; });
+      std::max_element(needs.begin(), needs.end(), [](const MemoryNeed& a, const MemoryNeed& b) {
+        return std::pair(!a.remedy.empty(), a.bytes) < std::pair(!b.remedy.empty(), b.bytes);
+      });
   return absl::ResourceExhaustedError(absl::StrCat(text, largest->remedy));
 }
 

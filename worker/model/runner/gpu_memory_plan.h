@@ -16,7 +16,7 @@ namespace caravan {
 struct MemoryNeed {
   std::string what;
   int64_t bytes = 0;
-  std::string remedy;  // the flag that makes it less
+  std::string remedy;  // the flag that makes it less; empty where none does
 };
 
 // All that is taken at start, KV blocks for one full step at least among it.
@@ -30,7 +30,11 @@ int64_t GpuBudget(const DeviceMemoryInfo& memory, double fraction);
 
 // What KV blocks may take once all else is allocated: the budget without what is allocated later,
 // graphs and communicators.
-int64_t KvBudget(const DeviceMemoryInfo& memory, double fraction, int32_t world_size);
+int64_t KvBudget(const DeviceMemoryInfo& memory, const LlamaRunnerOptions& options,
+                 int32_t world_size);
+
+// RESOURCE_EXHAUSTED where not one block of `block_bytes` fits into a budget.
+absl::Status CheckKvBudget(int64_t budget, int64_t block_bytes, const LlamaRunnerOptions& options);
 
 // "; in use by process 4711 (python3) with 3.00 GiB, …"; empty where there is none.
 std::string DescribeProcesses(const std::vector<GpuProcess>& processes);

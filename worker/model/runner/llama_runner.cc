@@ -1,5 +1,7 @@
 #include "worker/model/runner/llama_runner.h"
 
+#include <pthread.h>
+
 #include <algorithm>
 #include <chrono>
 
@@ -49,10 +51,10 @@ absl::StatusOr<KvMemory> AllocateKv(const LlamaRunnerOptions& options, const Lla
                         model.dtype(), model.stream()};
   if (kv.num_blocks == 0 && kv.kv_cache_bytes == 0 && kv.stream.device() == Device::kCuda) {
     kv.stream.cuda().MakeCurrent();
-    const int64_t left =
-        KvBudget(QueryDeviceMemory(), options.gpu_memory_fraction, model.layout().shard.world_size);
+    const int64_t left = KvBudget(QueryDeviceMemory(), options, model.layout().shard.world_size);
     const int64_t block = KvBlockBytes(model.config(), model.layout(), kv.block_tokens, kv.dtype);
-    kv.kv_cache_bytes = std::max(std::min(left, options.max_blocks * block), int64_t{0});
+    RETURN_IF_ERROR(CheckKvBudget(left, block, options));
+    kv.kv_cache_bytes = std::min(left, options.max_blocks * block);
   }
   return KvMemory::Allocate(model.config(), model.layout(), kv);
 }
@@ -67,7 +69,8 @@ absl::StatusOr<std::unique_ptr<StepExecutor>> MakeExecutor(const LlamaRunnerOpti
     limits.num_blocks = kv.num_blocks();
     return std::make_unique<HostExecutor>(model, std::move(kv), limits);
   }
-  ASSIGN_OR_RETURN(StepBuffers buffers, StepBuffers::Allocate(limits, stream));
+  ASSIGN_OR_RETURN(StepBuffers buffers,
+                   StepBuffers::Allocate(limits, model->rope().most_scratch_bytes(), stream));
   ASSIGN_OR_RETURN(KvMemory kv, AllocateKv(options, *model));
   limits.num_blocks = kv.num_blocks();
   return std::make_unique<DeviceExecutor>(model, std::move(kv), std::move(buffers), limits,
@@ -123,7 +126,6 @@ absl::StatusOr<StepResult> LlamaRunner::Collect() {
   lock.unlock();
   absl::StatusOr<StepResult> result = executor_->Finish();
   steps_done_.fetch_add(1, std::memory_order_relaxed);
-  unfinished_.fetch_sub(1, std::memory_order_relaxed);
   lock.lock();
   --started_;
   --uncollected_;
@@ -178,11 +180,17 @@ void LlamaRunner::Abort() {
 }
 
 StepProgress LlamaRunner::progress() const {
-  return {steps_done_.load(std::memory_order_relaxed), step_.load(std::memory_order_relaxed),
-          model_->layers_done(), unfinished_.load(std::memory_order_relaxed) > 0};
+  const std::lock_guard lock(mutex_);
+  // After a failure nothing is awaited, whatever was started.
+  const bool awaited = failure_.ok() && (beginning_ || started_ > 0 || !pending_.empty());
+  const uint64_t steps = steps_done_.load(std::memory_order_relaxed);
+  const uint64_t epochs = epochs_begun_.load(std::memory_order_relaxed);
+  return {steps, step_.load(std::memory_order_relaxed), model_->layers_done(),
+          steps + epochs + model_->all_layers_done(), running_ || awaited};
 }
 
 void LlamaRunner::RunSteps() {
+  pthread_setname_np(pthread_self(), "runner");
   std::unique_lock lock(mutex_);
   while (true) {
     changed_.wait(lock, [this] { return stopping_ || beginning_ || !pending_.empty(); });
@@ -192,7 +200,7 @@ void LlamaRunner::RunSteps() {
     if (beginning_) {
       const std::shared_ptr<Collectives> ranks = ranks_;
       lock.unlock();
-      unfinished_.store(0, std::memory_order_relaxed);
+      epochs_begun_.fetch_add(1, std::memory_order_relaxed);
       status = executor_->BeginEpoch(ranks);
       lock.lock();
       beginning_ = false;
@@ -215,10 +223,7 @@ void LlamaRunner::RunSteps() {
 
 absl::Status LlamaRunner::Start(const StepPlan& plan) {
   step_.store(plan.step, std::memory_order_relaxed);
-  unfinished_.fetch_add(1, std::memory_order_relaxed);
-  absl::Status status = executor_->Enqueue(plan);
-  if (!status.ok()) unfinished_.fetch_sub(1, std::memory_order_relaxed);
-  return status;
+  return executor_->Enqueue(plan);
 }
 
 }  // namespace caravan

@@ -41,7 +41,8 @@ struct StepProgress {
   uint64_t steps_done = 0;  // since the runner was made, over epochs
   uint64_t step = 0;        // of the plan that was begun last; 0 before the first
   int32_t layers_done = 0;  // of that step
-  bool busy = false;        // a step is running
+  uint64_t work_done = 0;   // grows with each layer, step and epoch begun; never falls
+  bool busy = false;        // a step runs or is awaited, or the epoch begins
 };
 
 // One thread of its own starts the steps in order, so that Submit returns at once and the engine
@@ -86,7 +87,7 @@ class LlamaRunner final : public ModelRunner {
 
   std::atomic<uint64_t> steps_done_ = 0;
   std::atomic<uint64_t> step_ = 0;
-  std::atomic<int32_t> unfinished_ = 0;  // started and not finished
+  std::atomic<uint64_t> epochs_begun_ = 0;
 
   mutable std::mutex mutex_;  // guards all below
   std::condition_variable changed_;

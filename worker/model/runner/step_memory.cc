@@ -79,7 +79,8 @@ int64_t StepBuffers::Bytes(const RunnerLimits& limits) {
   return pieces.used();
 }
 
-absl::StatusOr<StepBuffers> StepBuffers::Allocate(const RunnerLimits& limits, DeviceStream stream) {
+absl::StatusOr<StepBuffers> StepBuffers::Allocate(const RunnerLimits& limits, int64_t rope_bytes,
+                                                  DeviceStream stream) {
   const int64_t bytes = Bytes(limits);
   RETURN_IF_ERROR(CheckMemory(stream, bytes, "slot tables",
                               "lower --max_running_sequences or --max_context_tokens"));
@@ -96,6 +97,7 @@ absl::StatusOr<StepBuffers> StepBuffers::Allocate(const RunnerLimits& limits, De
     ASSIGN_OR_RETURN(staging.upload, stage(buffers.words_offset() + words));
     ASSIGN_OR_RETURN(staging.copies, stage(StepMemory::kMostCopies * int64_t{sizeof(BlockCopy)}));
     ASSIGN_OR_RETURN(staging.outputs, stage(limits.max_slots * int64_t{sizeof(SamplingOutput)}));
+    ASSIGN_OR_RETURN(staging.rope, stage(rope_bytes));
     staging.begun = StreamEvent::Create(stream);
     staging.ended = StreamEvent::Create(stream);
     buffers.staging_.push_back(std::move(staging));

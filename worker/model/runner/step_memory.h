@@ -39,6 +39,7 @@ class StepBuffers {
     StagingMemory upload;   // rows and words, laid out as on the device
     StagingMemory copies;   // BlockCopy
     StagingMemory outputs;  // SamplingOutput
+    StagingMemory rope;     // scratch rows of the rope table
     StreamEvent begun, ended;
 
     std::span<StepRow> rows(int64_t count) const {
@@ -50,7 +51,8 @@ class StepBuffers {
   static int64_t Bytes(const RunnerLimits& limits);
 
   // RESOURCE_EXHAUSTED with what is needed and which flag to change.
-  static absl::StatusOr<StepBuffers> Allocate(const RunnerLimits& limits, DeviceStream stream);
+  static absl::StatusOr<StepBuffers> Allocate(const RunnerLimits& limits, int64_t rope_bytes,
+                                              DeviceStream stream);
 
   const StepMemory& device() const { return device_; }
   // Of the n-th step, n = 0, 1, …: one after another of limits.max_steps_in_flight.

@@ -65,7 +65,9 @@ class Communicator {
       return absl::UnavailableError(absl::StrCat("GPU ", gpu_, ": ", cudaGetErrorString(error)));
     }
     return Call(absl::Now() + timeout, [&] {
-      return ncclCommInitRankConfig(&communicator_, world_size, id, rank, &config);
+      const ncclResult_t result = ncclCommInitRankConfig(&made_, world_size, id, rank, &config);
+      communicator_ = made_;
+      return result;
     });
   }
 
@@ -90,7 +92,9 @@ class Communicator {
     if (aborted_.exchange(true)) return;
     // ncclCommAbort ends the kernels first and at once, then waits for graphs to be destroyed.
     aborting_ = std::thread([this] {
-      const std::unique_lock lock(mutex_, kPatience);
+      std::unique_lock lock(mutex_, kPatience);
+      // It is being made: there are no kernels to end yet, but there will be what is to be freed.
+      if (!lock.owns_lock() && communicator_ == nullptr) lock.lock();
       if (communicator_ != nullptr) ncclCommAbort(communicator_);
     });
   }
@@ -128,9 +132,10 @@ class Communicator {
 
   const int gpu_;
   std::atomic<bool> aborted_{false};
-  std::timed_mutex mutex_;  // guards communicator_, but for Abort's patience
-  ncclComm_t communicator_ = nullptr;
-  std::thread aborting_;  // Abort's
+  std::timed_mutex mutex_;  // guards the calls of communicator_, but for Abort's patience
+  std::atomic<ncclComm_t> communicator_ = nullptr;
+  ncclComm_t made_ = nullptr;  // NCCL may write it once more from a thread of its own
+  std::thread aborting_;       // Abort's
 };
 
 class NcclCollectives final : public Collectives {

@@ -83,6 +83,7 @@ struct Setting {
   int32_t chunk = 512;
   bool pipelined = true;
   bool tiny_pool = false;  // too small for what runs at once: sequences are preempted
+  bool at_once = false;    // all requests are there before the first step
   SumOrder sum_order = SumOrder::kByRank;
   ModelTarget target = {};
 };
@@ -125,7 +126,7 @@ class BatchingTest : public testing::Test {
     return outputs;
   }
 
-  // Requests arrive between steps, none to three at a time.
+  // Requests arrive between steps, none to three at a time, or all before the first one.
   Outputs RunTogether(const Setting& setting, const std::vector<Request>& requests) {
     const auto replica = MakeReplica(setting);
     EngineOptions options;
@@ -148,7 +149,8 @@ class BatchingTest : public testing::Test {
     std::mt19937 random(7);
     bool busy = true;
     for (size_t next = 0; busy || next < requests.size();) {
-      for (size_t n = random() % 4; n > 0 && next < requests.size(); --n, ++next) {
+      const size_t arriving = setting.at_once ? requests.size() : random() % 4;
+      for (size_t n = arriving; n > 0 && next < requests.size(); --n, ++next) {
         resumed[requests[next].key] = requests[next].num_resumed;
         const absl::Status status = engine.Submit(requests[next]);
         EXPECT_TRUE(status.ok()) << status;
@@ -289,9 +291,48 @@ INSTANTIATE_TEST_SUITE_P(All, BatchingOnCuda,
                                                "_chunk", std::get<3>(info.param));
                          });
 
-// The reference loop, unpipelined and without graphs, and the fast one give the same bits where the
-// padding of graphs can't matter.
+// Without graphs a step runs the same kernels: the same bits, whether batch-invariant or not.
+TEST_F(BatchingTest, GraphsGiveWhatStepsWithoutThemGiveOnCuda) {
+  Setting setting;
+  setting.target = {.device = Device::kCuda};
+  CARAVAN_SKIP_WITHOUT_MODEL_TARGET(setting.target);
+  const std::vector<Request> requests = RandomRequests(5);
+  for (const char* dtype : {"float32", "float16", "bfloat16"}) {
+    setting.dtype = dtype;
+    for (const bool pipelined : {true, false}) {
+      setting.pipelined = pipelined;
+      setting.target.graphs = false;
+      const Outputs eager = RunTogether(setting, requests);
+      setting.target.graphs = true;
+      EXPECT_EQ(CountDifferences(eager, RunTogether(setting, requests)), 0)
+          << dtype << " pipelined " << pipelined;
+    }
+  }
+}
+
+// The reference loop, unpipelined and without graphs, and the fast one give the same bits where
+// their steps hold the same sequences: all are there at first and have slots, and no draw ends one.
 TEST_F(BatchingTest, PipelinedGraphsGiveWhatTheSimpleLoopGivesOnCuda) {
+  Setting setting;
+  setting.target = {.device = Device::kCuda};
+  setting.at_once = true;
+  CARAVAN_SKIP_WITHOUT_MODEL_TARGET(setting.target);
+  std::vector<Request> requests = RandomRequests(5);
+  requests.resize(20);  // 26 sequences
+  for (Request& request : requests) request.sampling.stop_token_ids.clear();
+  for (const char* dtype : {"float32", "float16", "bfloat16"}) {
+    setting.dtype = dtype;
+    setting.target.graphs = false;
+    setting.pipelined = false;
+    const Outputs simple = RunTogether(setting, requests);
+    setting.target.graphs = true;
+    setting.pipelined = true;
+    EXPECT_EQ(CountDifferences(simple, RunTogether(setting, requests)), 0) << dtype;
+  }
+}
+
+// And where they don't, with batch-invariant operators.
+TEST_F(BatchingTest, PipelinedGraphsGiveWhatTheSimpleLoopGivesInAnyBatchesOnCuda) {
   Setting setting;
   setting.target = {.device = Device::kCuda, .batch_invariant = true};
   CARAVAN_SKIP_WITHOUT_MODEL_TARGET(setting.target);

@@ -63,8 +63,11 @@ TEST(GpuBudget, LeavesTheFractionToOthersWhoeverUsesTheRest) {
   EXPECT_EQ(GpuBudget(used, 0.9), 50 * kGibi);
   const DeviceMemoryInfo full = {5 * kGibi, 100 * kGibi};
   EXPECT_LT(GpuBudget(full, 0.9), 0);
-  EXPECT_LT(KvBudget(used, 0.9, 1), GpuBudget(used, 0.9));
-  EXPECT_LT(KvBudget(used, 0.9, 2), KvBudget(used, 0.9, 1));
+  LlamaRunnerOptions options;
+  EXPECT_LT(KvBudget(used, options, 1), GpuBudget(used, 0.9));
+  EXPECT_LT(KvBudget(used, options, 2), KvBudget(used, options, 1));
+  options.cuda_graphs = false;
+  EXPECT_EQ(KvBudget(used, options, 1), GpuBudget(used, 0.9)) << "no graphs, no reserve for them";
 }
 
 TEST(CheckGpuMemory, SaysWhatIsNeededWhatIsFreeWhoHoldsItAndWhatToChange) {
@@ -82,10 +85,27 @@ TEST(CheckGpuMemory, SaysWhatIsNeededWhatIsFreeWhoHoldsItAndWhatToChange) {
                     HasSubstr("process 4711 (python3) with 20.00 GiB, process 4712"),
                     HasSubstr("another --gpu"), HasSubstr("a greater --tensor_parallel")));
 
+  // What no flag makes less is no advice, however much it is.
+  const absl::Status small = CheckGpuMemory(
+      "GPU 0", {{"weights", kGibi, "a smaller model"}, {"communicators", 2 * kGibi, ""}},
+      {kGibi, 24 * kGibi}, 0.9, {});
+  EXPECT_THAT(std::string(small.message()), HasSubstr("or a smaller model"));
+
   const absl::Status fraction = CheckGpuMemory("GPU 0", needs, {16 * kGibi, 24 * kGibi}, 0.9, {});
   EXPECT_THAT(std::string(fraction.message()),
               AllOf(HasSubstr("--gpu_memory_fraction=0.9 allows 13.60 GiB"),
                     HasSubstr("Raise --gpu_memory_fraction"), Not(HasSubstr("in use by"))));
+}
+
+// It said that --kv_cache_bytes is 0, which nobody had set.
+TEST(CheckKvBudget, SaysWhatIsLeftAndWhatABlockTakes) {
+  const LlamaRunnerOptions options;
+  EXPECT_TRUE(CheckKvBudget(kGibi, kGibi, options).ok());
+  const absl::Status none = CheckKvBudget(-5, 2 * kGibi, options);
+  EXPECT_TRUE(absl::IsResourceExhausted(none)) << none;
+  EXPECT_THAT(std::string(none.message()),
+              AllOf(HasSubstr("--gpu_memory_fraction=0.9 leaves 0"), HasSubstr("2.00 GiB"),
+                    HasSubstr("raise --gpu_memory_fraction")));
 }
 
 }  // namespace

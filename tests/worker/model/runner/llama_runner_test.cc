@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <thread>
 
 #include "kernels/cpu_backend.h"
@@ -323,6 +324,35 @@ TEST_F(LlamaRunnerTest, AnEpochThatFallsWhileItIsPreparedIsFollowedByTheNext) {
   const auto other = MakeRunner();
   ASSERT_TRUE(other->Submit(Begin(0, {1, 2, 3}, 0)).ok());
   EXPECT_EQ(Token(other->Collect()), token);
+}
+
+// A group that stands until it is told to fall.
+class FallingGroup final : public SingleRankCollectives {
+ public:
+  absl::Status status() const override {
+    return fallen_ ? absl::UnavailableError("rank 1 was lost") : absl::OkStatus();
+  }
+  void Fall() { fallen_ = true; }
+
+ private:
+  std::atomic<bool> fallen_ = false;
+};
+
+// Steps behind the one that failed were counted as running for ever, which looks like a wedge.
+TEST_F(LlamaRunnerTest, IsNotBusyOnceItsGroupHasFallen) {
+  LlamaRunnerOptions options = Options();
+  options.slots_on_device = true;
+  const auto group = std::make_shared<FallingGroup>();
+  const auto runner = *LlamaRunner::Create(*LoadLlama(Load()), group, options);
+  ASSERT_TRUE(runner->Submit(Begin(0, {1, 2, 3}, 0)).ok());
+  ASSERT_TRUE(runner->Submit(Next(2, 0, 3)).ok());
+  EXPECT_TRUE(runner->progress().busy);
+  const absl::Time deadline = absl::Now() + absl::Seconds(20);
+  while (runner->progress().step < 2 && absl::Now() < deadline) std::this_thread::yield();
+  group->Fall();
+  EXPECT_TRUE(absl::IsUnavailable(runner->Collect().status()));
+  while (runner->progress().busy && absl::Now() < deadline) std::this_thread::yield();
+  EXPECT_FALSE(runner->progress().busy);
 }
 
 TEST_F(LlamaRunnerTest, NamesTheFlagThatIsWrong) {

@@ -26,7 +26,7 @@ class SlotUploaderTest : public testing::TestWithParam<ModelTarget> {
   void SetUp() override {
     CARAVAN_SKIP_WITHOUT_MODEL_TARGET(GetParam());
     cuda_ = OpenStream(GetParam());
-    buffers_ = *StepBuffers::Allocate(Limits(), StreamOf(cuda_));
+    buffers_ = *StepBuffers::Allocate(Limits(), /*rope_bytes=*/0, StreamOf(cuda_));
     uploader_.emplace(&buffers_, Limits().max_slots, StreamOf(cuda_));
     uploader_->Begin(&buffers_.staging(0));
   }

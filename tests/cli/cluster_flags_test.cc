@@ -1,0 +1,69 @@
+#include "cli/cluster_flags.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace caravan {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::ExitedWithCode;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+std::string ErrorOf(const std::string& gpus, int workers) {
+  return std::string(ParseGpus(gpus, workers).status().message());
+}
+
+ClusterOptions Make(const ClusterFlags& flags) {
+  return flags.MakeOrExit(Options("test", "", "Tests."));
+}
+
+TEST(ParseGpus, TakesOneForEachWorkerAndTheSameForSeveral) {
+  const auto gpus = ParseGpus("0,0,1,1", 4);
+  ASSERT_TRUE(gpus.ok()) << gpus.status();
+  EXPECT_THAT(*gpus, ElementsAre(0, 0, 1, 1));
+}
+
+TEST(ParseGpus, NamesWhatIsNoGpu) {
+  for (const char* wrong : {"0,x", "0,-1", "0,", "0,1.5", "0,1024"}) {
+    EXPECT_THAT(ErrorOf(wrong, 2), AllOf(HasSubstr("--gpus"), HasSubstr("from 0 to 1023")));
+  }
+}
+
+TEST(ParseGpus, WantsOneForEachWorker) {
+  EXPECT_THAT(ErrorOf("0,1", 4), AllOf(HasSubstr("names 2 GPUs"), HasSubstr("4 workers")));
+  EXPECT_THAT(ErrorOf("0,1,2", 2), HasSubstr("names 3 GPUs"));
+}
+
+TEST(ClusterFlags, GpusAreOnesOwnUnlessNamed) {
+  ClusterFlags flags;
+  flags.tensor_parallel = 2;
+  EXPECT_THAT(Make(flags).gpus, IsEmpty());
+  flags.gpus = "2,3";
+  EXPECT_THAT(Make(flags).gpus, ElementsAre(2, 3));
+}
+
+// The first worker would take all memory, and the others would not start.
+TEST(ClusterFlagsDeathTest, WorkersOnOneGpuNeedToBeToldTheirMemory) {
+  ClusterFlags flags;
+  flags.tensor_parallel = 2;
+  flags.gpus = "0,0";
+  EXPECT_EXIT(Make(flags), ExitedWithCode(2), "--kv_cache_bytes");
+  flags.kv_cache_bytes = "1000000";
+  EXPECT_THAT(Make(flags).gpus, ElementsAre(0, 0));
+  flags.kv_cache_bytes.clear();
+  flags.worker_flags = "--kv_cache_bytes=1000000";
+  EXPECT_THAT(Make(flags).gpus, ElementsAre(0, 0));
+}
+
+TEST(ClusterFlagsDeathTest, GpusAreOfNoUseOnTheCpu) {
+  ClusterFlags flags;
+  flags.gpus = "0";
+  flags.device = "cpu";
+  EXPECT_EXIT(Make(flags), ExitedWithCode(2), "--device=cpu");
+}
+
+}  // namespace
+}  // namespace caravan
