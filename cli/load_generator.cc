@@ -70,9 +70,10 @@ class LoadGenerator::Call : public grpc::ClientReadReactor<v1::GenerateResponse>
   RequestRecord record_;
 };
 
-LoadGenerator::LoadGenerator(std::vector<std::shared_ptr<grpc::Channel>> channels,
+LoadGenerator::LoadGenerator(const std::vector<std::shared_ptr<grpc::Channel>>& channels,
                              LoadOptions options)
     : options_(std::move(options)), random_(options_.seed) {
+  stubs_.reserve(channels.size());
   for (const std::shared_ptr<grpc::Channel>& channel : channels) {
     stubs_.push_back(v1::Generation::NewStub(channel));
   }

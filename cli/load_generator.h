@@ -57,7 +57,7 @@ struct LoadProgressCounts {
 class LoadGenerator {
  public:
   // Requests are spread over the channels.
-  LoadGenerator(std::vector<std::shared_ptr<grpc::Channel>> channels, LoadOptions options);
+  LoadGenerator(const std::vector<std::shared_ptr<grpc::Channel>>& channels, LoadOptions options);
   ~LoadGenerator();
 
   // Blocks until all requests have ended; `on_progress` is called several times a second.

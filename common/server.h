@@ -30,6 +30,9 @@ std::string ToString(const absl::Status& status);
 struct GrpcServerOptions {
   std::string listen_address = "127.0.0.1:0";  // host:port; port 0 = a free one
   int max_message_bytes = 16 << 20;  // of one received message; a larger one ends its own stream
+  // False: compressed messages come as they are, and services decompress them. gRPC itself does so
+  // to the end before it looks at the size: a megabyte can become a gigabyte.
+  bool decompress = true;
 };
 
 // A running gRPC server with grpc.health.v1 (service "" and each given one) and reflection.

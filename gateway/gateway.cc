@@ -17,7 +17,8 @@ Gateway::Gateway(const GatewayConfig& config)
     : config_(config), metrics_(registry_), http_metrics_(registry_) {
   loop_.Run([this] { dispatcher_ = std::make_unique<Dispatcher>(&loop_, config_, &metrics_); });
   native_ = std::make_unique<NativeService>(
-      NativeContext{&loop_, dispatcher_.get(), &metrics_, config_.output});
+      NativeContext{&loop_, dispatcher_.get(), &metrics_, config_.output,
+                    static_cast<size_t>(config_.max_message_bytes)});
   if (!config.triton.enabled) return;
   loop_.Run([this] {
     inference_ =
@@ -26,7 +27,8 @@ Gateway::Gateway(const GatewayConfig& config)
   triton_ = std::make_unique<TritonGrpcService>(
       &loop_, inference_.get(),
       StreamLimits{config_.triton.max_stream_requests,
-                   std::chrono::milliseconds(config_.output.slow_reader_timeout_ms)});
+                   std::chrono::milliseconds(config_.output.slow_reader_timeout_ms),
+                   static_cast<size_t>(config_.max_message_bytes)});
   triton_http_ = std::make_unique<TritonHttpService>(&loop_, inference_.get());
   registry_.Add(std::make_shared<TritonMetrics>(inference_.get()));
   registry_.Add(std::make_shared<HostMetrics>());
@@ -53,6 +55,7 @@ absl::Status Gateway::Listen() {
   GrpcServerOptions options;
   options.listen_address = config_.listen_address;
   options.max_message_bytes = config_.max_message_bytes;
+  options.decompress = false;
   std::vector<grpc::Service*> services = {native_.get()};
   if (triton_ != nullptr) services.push_back(triton_.get());
   ASSIGN_OR_RETURN(server_, GrpcServer::Start(options, services));

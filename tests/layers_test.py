@@ -25,7 +25,7 @@ ALLOWED = {
                "worker/model/loading", "worker/model/runner", "worker/replica", "kernels/cpu_backend.h", "kernels/device_stream.h",
                "kernels/device/cuda_stream.h", "kernels/device/device_memory.h"},
     "tokenizer_service": {"common", "proto"},
-    "gateway": {"common", "proto", "gateway/http/http_options.h"},
+    "gateway": {"common", "proto", "gateway/http/http_options.h", "gateway/http/content_coding.h"},
     "gateway/generation": {"common", "proto", "gateway"},
     "gateway/http": {"common"},  # knows no front door
     "gateway/native": {"common", "proto", "gateway", "gateway/generation"},

@@ -28,9 +28,12 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateReactor::Start(
     const NativeContext* native, grpc::CallbackServerContext* call, const grpc::ByteBuffer& bytes) {
   v1::GenerateRequest message;
   const CallInfo call_info = CallInfoOf(*call);
-  if (const absl::Status status = Parse(bytes, &message); !status.ok()) {
-    CountRefusal(*native, call_info.request_id, status);
-    return new Refusal(status);
+  grpc::ByteBuffer plain = bytes;
+  absl::Status parsed = Decompress(native->max_message_bytes, &plain);
+  if (parsed.ok()) parsed = Parse(plain, &message);
+  if (!parsed.ok()) {
+    CountRefusal(*native, call_info.request_id, parsed);
+    return new Refusal(parsed);
   }
   const OutputView view = ViewOf(message.output());
   RequestSpec spec = ToSpec(std::move(message), call_info);

@@ -16,6 +16,7 @@ struct NativeContext {
   Dispatcher* dispatcher = nullptr;
   GatewayMetrics* metrics = nullptr;
   OutputLimits limits;
+  size_t max_message_bytes = 64 << 20;  // of a decompressed message
 };
 
 // A request that validation refused: counts it and writes its log line. Any thread.

@@ -3,9 +3,19 @@
 #include <memory>
 #include <vector>
 
+#include "gateway/grpc_call.h"
 #include "gateway/native/generate_reactor.h"
 
 namespace caravan {
+
+NativeService::NativeService(const NativeContext& native) : native_(native) {
+  constexpr int kListModels = 2;  // its place in the service
+  grpc::Service::MarkMethodCallback(kListModels,
+                                    HandlerOf<v1::ListModelsRequest, v1::ListModelsResponse>(
+                                        [this](auto* call, const auto* request, auto* response) {
+                                          return ListModels(call, request, response);
+                                        }));
+}
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* NativeService::Generate(
     grpc::CallbackServerContext* call, const grpc::ByteBuffer* request) {

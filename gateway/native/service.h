@@ -15,7 +15,7 @@ class NativeService
           v1::Generation::WithRawCallbackMethod_Session<
               v1::Generation::WithCallbackMethod_ListModels<v1::Generation::Service>>> {
  public:
-  explicit NativeService(const NativeContext& native) : native_(native) {}
+  explicit NativeService(const NativeContext& native);
 
   grpc::ServerWriteReactor<grpc::ByteBuffer>* Generate(grpc::CallbackServerContext* call,
                                                        const grpc::ByteBuffer* request) override;

@@ -71,7 +71,10 @@ void SessionReactor::OnReadDone(bool ok) {
     });
   }
   v1::SessionRequest message;
-  if (const absl::Status status = Parse(std::exchange(incoming_, {}), &message); !status.ok()) {
+  grpc::ByteBuffer bytes = std::exchange(incoming_, {});
+  absl::Status status = Decompress(native_->max_message_bytes, &bytes);
+  if (status.ok()) status = Parse(bytes, &message);
+  if (!status.ok()) {
     return RefuseMalformed(message.start().request_id(), status);
   }
   switch (message.message_case()) {

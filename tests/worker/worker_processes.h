@@ -23,8 +23,6 @@
 #include "common/status.h"
 #include "kernels/device/cuda_stream.h"
 
-extern char** environ;
-
 namespace caravan {
 
 class WorkerProcess {
@@ -40,9 +38,11 @@ class WorkerProcess {
                                           "--port_file=" + port_file_};
     arguments.insert(arguments.end(), flags.begin(), flags.end());
     std::vector<char*> argv;
+    argv.reserve(arguments.size() + 1);
     for (std::string& argument : arguments) argv.push_back(argument.data());
     argv.push_back(nullptr);
     std::vector<char*> variables;
+    variables.reserve(environment.size() + 1);
     for (std::string& variable : environment) variables.push_back(variable.data());
     for (char** ours = environ; *ours != nullptr; ++ours) {
       const std::string_view variable = *ours;

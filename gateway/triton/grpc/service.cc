@@ -5,6 +5,7 @@
 #include "absl/functional/any_invocable.h"
 #include "common/server.h"
 #include "common/status.h"
+#include "gateway/grpc_call.h"
 #include "gateway/triton/grpc/infer_reactor.h"
 #include "gateway/triton/grpc/translate.h"
 
@@ -36,6 +37,42 @@ absl::StatusOr<bool> UnloadsDependents(const InferParameters& parameters) {
 }  // namespace
 
 using Reactor = TritonGrpcService::Reactor;
+
+TritonGrpcService::TritonGrpcService(EventLoop* loop, InferenceServer* server,
+                                     const StreamLimits& limits)
+    : loop_(loop), server_(server), limits_(limits) {
+  // In the order of the service, without the two that parse their own messages.
+  using Service = TritonGrpcService;
+  Answer(0, &Service::ServerLive);
+  Answer(1, &Service::ServerReady);
+  Answer(2, &Service::ModelReady);
+  Answer(3, &Service::ServerMetadata);
+  Answer(4, &Service::ModelMetadata);
+  Answer(7, &Service::ModelConfig);
+  Answer(8, &Service::ModelStatistics);
+  Answer(9, &Service::RepositoryIndex);
+  Answer(10, &Service::RepositoryModelLoad);
+  Answer(11, &Service::RepositoryModelUnload);
+  Answer(12, &Service::SystemSharedMemoryStatus);
+  Answer(13, &Service::SystemSharedMemoryRegister);
+  Answer(14, &Service::SystemSharedMemoryUnregister);
+  Answer(15, &Service::CudaSharedMemoryStatus);
+  Answer(16, &Service::CudaSharedMemoryRegister);
+  Answer(17, &Service::CudaSharedMemoryUnregister);
+  Answer(18, &Service::TraceSetting);
+  Answer(19, &Service::LogSettings);
+}
+
+template <typename Request, typename Response>
+void TritonGrpcService::Answer(int index,
+                               Reactor* (TritonGrpcService::*method)(Call*, const Request*,
+                                                                     Response*)) {
+  grpc::Service::MarkMethodCallback(
+      index, HandlerOf<Request, Response>(
+                 [this, method](Call* call, const Request* request, Response* response) {
+                   return (this->*method)(call, request, response);
+                 }));
+}
 
 Reactor* TritonGrpcService::ServerLive(Call* call, const inference::ServerLiveRequest* request,
                                        inference::ServerLiveResponse* response) {
@@ -86,7 +123,13 @@ Reactor* TritonGrpcService::ModelMetadata(Call* call,
 
 Reactor* TritonGrpcService::ModelInfer(Call* call, const grpc::ByteBuffer* request,
                                        grpc::ByteBuffer* response) {
-  return InferReactor::Start(loop_, server_, call, *request, response);
+  grpc::ByteBuffer plain = *request;
+  if (const absl::Status status = Decompress(limits_.max_message_bytes, &plain); !status.ok()) {
+    Reactor* reactor = call->DefaultReactor();
+    reactor->Finish(ToGrpcStatus(status));
+    return reactor;
+  }
+  return InferReactor::Start(loop_, server_, call, plain, response);
 }
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* TritonGrpcService::ModelStreamInfer(

@@ -41,8 +41,7 @@ class TritonGrpcService : public internal::AllCalls {
   using Call = grpc::CallbackServerContext;
   using Reactor = grpc::ServerUnaryReactor;
 
-  TritonGrpcService(EventLoop* loop, InferenceServer* server, const StreamLimits& limits)
-      : loop_(loop), server_(server), limits_(limits) {}
+  TritonGrpcService(EventLoop* loop, InferenceServer* server, const StreamLimits& limits);
 
   Reactor* ServerLive(Call* call, const inference::ServerLiveRequest* request,
                       inference::ServerLiveResponse* response) override;
@@ -92,6 +91,10 @@ class TritonGrpcService : public internal::AllCalls {
                        inference::LogSettingsResponse* response) override;
 
  private:
+  // The method of this number takes compressed requests, too.
+  template <typename Request, typename Response>
+  void Answer(int index, Reactor* (TritonGrpcService::*method)(Call*, const Request*, Response*));
+
   EventLoop* const loop_;
   InferenceServer* const server_;
   const StreamLimits limits_;

@@ -43,8 +43,11 @@ void StreamReactor::OnReadDone(bool ok) {
     });
   }
   std::string id;
+  grpc::ByteBuffer bytes = std::exchange(incoming_, {});
+  const absl::Status status = Decompress(limits_.max_message_bytes, &bytes);
   absl::StatusOr<InferRequest> parsed =
-      ParseInferRequest(std::exchange(incoming_, {}), call_info_, /*streaming=*/true, &id);
+      status.ok() ? ParseInferRequest(bytes, call_info_, /*streaming=*/true, &id)
+                  : absl::StatusOr<InferRequest>(status);
   loop_->Post([self = self_, id = std::move(id), parsed = std::move(parsed)]() mutable {
     self->Begin(id, std::move(parsed));
     self->ReadNext();
@@ -119,7 +122,7 @@ void StreamReactor::WriteNext() {
     if (pump) pump_awaited_ = false;
     if (write) {
       write_started_ = EventLoop::Clock::now();
-      outgoing_ = std::move(outbox_.front());
+      outgoing_.Swap(&outbox_.front());
       outbox_.pop_front();
       outbox_bytes_ -= outgoing_.Length();
       if (!outbox_.empty()) options.set_buffer_hint();  // one flush for a burst

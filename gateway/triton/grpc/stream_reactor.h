@@ -23,6 +23,7 @@ struct StreamLimits {
   int max_requests = 1024;
   // A client that takes no response for so long is cut off.
   std::chrono::milliseconds slow_reader_timeout{30000};
+  size_t max_message_bytes = 64 << 20;  // of a decompressed message
 };
 
 // gRPC's callbacks parse and post to the loop, where the state is. Requests take turns at the

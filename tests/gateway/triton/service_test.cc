@@ -130,6 +130,34 @@ TEST_F(TritonTest, StopWordsOfTwoTokensReachTheWorker) {
   EXPECT_TRUE(IsFinal(stream.Read()));
 }
 
+class LongContextTest : public TritonTest {
+ protected:
+  static FakeWorker::Options Options() {
+    FakeWorker::Options options;
+    options.max_context_tokens = 1 << 20;
+    return options;
+  }
+  LongContextTest() : TritonTest({}, Options()) {}
+};
+
+TEST_F(LongContextTest, OutputsHaveABound) {
+  Stream stream(stub_.get());
+  // 33 rows, each as long as the longest: 33 · (2^20 - 100 + 4) ids are above 2^25.
+  std::vector<uint32_t> lengths(33, 1);
+  lengths[7] = (1 << 20) - 100;
+  stream.stream->Write(EnsembleRequest(std::vector<std::string>(33, "abc"), lengths));
+  const ModelStreamInferResponse response = stream.Read();
+  EXPECT_TRUE(IsFinal(response));
+  EXPECT_THAT(response.error_message(),
+              testing::AllOf(HasSubstr("INPUT_1: 33 rows of 1 beams and up to 1048480 tokens"),
+                             HasSubstr("34599840 elements; at most 33554432 are allowed")));
+  // One row less fits.
+  lengths.pop_back();
+  lengths[7] = (1 << 20) - 100;
+  stream.stream->Write(EnsembleRequest(std::vector<std::string>(32, "abc"), lengths));
+  for (int row = 0; row < 32; ++row) cluster_.worker().AwaitSubmit();
+}
+
 class SlowReaderTest : public TritonTest {
  protected:
   static GatewayConfig Config() {

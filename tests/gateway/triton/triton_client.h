@@ -68,8 +68,8 @@ inline bool IsFinal(const ModelStreamInferResponse& response) {
 
 class TritonTest : public testing::Test {
  protected:
-  explicit TritonTest(GatewayConfig config = {})
-      : cluster_(std::move(config)),
+  explicit TritonTest(GatewayConfig config = {}, const FakeWorker::Options& worker = {})
+      : cluster_(std::move(config), {worker}),
         channel_(MakeChannel(absl::StrCat("127.0.0.1:", cluster_.gateway().port()))),
         stub_(GRPCInferenceService::NewStub(channel_)) {}
 
