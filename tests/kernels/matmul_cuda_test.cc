@@ -12,6 +12,7 @@
 
 #include "kernels/device/matmul/paths.h"
 #include "kernels/dummy_fill.h"
+#include "kernels/swiglu.h"
 #include "tests/kernels/target_fixture.h"
 
 namespace caravan {
@@ -21,7 +22,7 @@ using cuda::MatmulArgs;
 using cuda::MatmulPath;
 
 constexpr MatmulPath kPaths[] = {MatmulPath::kGeneric, MatmulPath::kVector, MatmulPath::kTiled,
-                                 MatmulPath::kCublas};
+                                 MatmulPath::kStreamed, MatmulPath::kCublas};
 constexpr uint64_t kInputKey = 1;
 constexpr uint64_t kWeightKey = 2;
 
@@ -29,18 +30,23 @@ constexpr uint64_t kWeightKey = 2;
 // sample of a large one can be checked.
 class DummyProduct {
  public:
-  DummyProduct(DType dtype, DType out_dtype, int64_t tokens, int64_t features, int64_t k)
-      : dtype_(dtype), k_(k), out_(out_dtype, tokens, features) {}
+  // `weight_rows`: those of the weights, where they are not the features of the output.
+  DummyProduct(DType dtype, DType out_dtype, int64_t tokens, int64_t features, int64_t k,
+               int64_t weight_rows = 0)
+      : dtype_(dtype),
+        k_(k),
+        weight_rows_(weight_rows == 0 ? features : weight_rows),
+        out_(out_dtype, tokens, features) {}
 
   template <typename Multiply>
   void Run(bool batch_invariant, const Multiply& multiply) {
     TargetRun run({.device = Device::kCuda, .batch_invariant = batch_invariant});
     const DeviceMemory x = Fill(kInputKey, out_.rows(), run.stream());
-    const DeviceMemory weight = Fill(kWeightKey, out_.cols(), run.stream());
+    const DeviceMemory weight = Fill(kWeightKey, weight_rows_, run.stream());
     multiply(MatmulArgs{DenseMatrix(static_cast<const void*>(x.data()), dtype_, out_.rows(), k_),
                         {.dtype = dtype_,
                          .data = weight.data(),
-                         .out_features = out_.cols(),
+                         .out_features = weight_rows_,
                          .in_features = k_},
                         {},
                         run.Out(out_)},
@@ -107,6 +113,7 @@ class DummyProduct {
 
   DType dtype_;
   int64_t k_;
+  int64_t weight_rows_;
   Tensor out_;
 };
 
@@ -125,7 +132,7 @@ TEST_P(MatmulPathTest, TakesTilesAndTheirRemainders) {
         DummyProduct product(dtype, out, tokens, features, k);
         bool can = false;
         product.Run(false, [&](const MatmulArgs& args, CudaStream& stream) {
-          can = CanMultiply(path, args);
+          can = CanMultiply(path, args, stream);
           if (can) MultiplyBy(path, args, stream);
         });
         if (!can) continue;
@@ -205,6 +212,63 @@ TEST_P(MatmulCudaTest, RowsOfARealSizeDoNotDependOnTheirNumber) {
       some.Run(true, multiply);
       for (int64_t t = 0; t < tokens; ++t) {
         ASSERT_EQ(some.out().Bits(t), all.out().Bits(t)) << "row " << t << " of " << tokens;
+      }
+    }
+  }
+}
+
+// One behind the other they share partial sums and counters, and start before the one before ends.
+TEST_P(MatmulCudaTest, StreamedBitsDependOnTheRowAlone) {
+  for (const auto& [features, k] :
+       {std::pair<int64_t, int64_t>{4096, 4096}, {12288, 4096}, {1000, 2048}, {128, 8192}}) {
+    const auto run = [&](DummyProduct& product, int repetitions) {
+      bool can = false;
+      product.Run(false, [&](const MatmulArgs& args, CudaStream& stream) {
+        can = CanMultiply(MatmulPath::kStreamed, args, stream);
+        for (int i = 0; can && i < repetitions; ++i) {
+          MultiplyBy(MatmulPath::kStreamed, args, stream);
+        }
+      });
+      return can;
+    };
+    DummyProduct all(GetParam(), GetParam(), cuda::kMaxStreamedTokens, features, k);
+    if (!run(all, 1)) GTEST_SKIP() << "not on this device, or not for this dtype";
+    for (const int64_t tokens : {1, 2, 8, 9, 16, 17, 31, 32, 33, 63, 64}) {
+      DummyProduct some(GetParam(), GetParam(), tokens, features, k);
+      run(some, 50);
+      for (int64_t t = 0; t < tokens; ++t) {
+        ASSERT_EQ(some.out().Bits(t), all.out().Bits(t)) << "row " << t << " of " << tokens;
+      }
+    }
+  }
+}
+
+// The bits of the two operators one after the other, on the same path.
+TEST_P(MatmulCudaTest, StreamedGateIsThatOfSwiGlu) {
+  for (const auto& [intermediate, k] :
+       {std::pair<int64_t, int64_t>{11008, 4096}, {8, 64}, {200, 520}, {1376, 4096}}) {
+    for (const int64_t tokens : {1, 7, 16, 33, 64}) {
+      for (const DType out : {GetParam(), DType::kFloat32}) {
+        bool can = false;
+        DummyProduct gated(GetParam(), out, tokens, intermediate, k, 2 * intermediate);
+        gated.Run(false, [&](const MatmulArgs& args, CudaStream& stream) {
+          can = CanMultiply(MatmulPath::kStreamed, args, stream);
+          if (can) cuda::MultiplyStreamed(args, {}, stream);
+        });
+        if (!can) continue;
+        DummyProduct separate(GetParam(), out, tokens, intermediate, k, 2 * intermediate);
+        separate.Run(false, [&](const MatmulArgs& args, CudaStream& stream) {
+          const DeviceMemory memory =
+              DeviceMemory::Allocate(2 * tokens * intermediate * SizeOf(GetParam()));
+          const MatrixView gate_up =
+              DenseMatrix(memory.data(), GetParam(), tokens, 2 * intermediate);
+          cuda::MultiplyStreamed({args.x, args.weight, {}, gate_up}, {}, stream);
+          SwiGlu(gate_up, args.out, DeviceStream::Cuda(stream));
+          stream.Synchronize();
+        });
+        for (int64_t t = 0; t < tokens; ++t) {
+          ASSERT_EQ(gated.out().Bits(t), separate.out().Bits(t)) << "row " << t << " of " << tokens;
+        }
       }
     }
   }

@@ -21,16 +21,17 @@ enum class MatmulPath : uint8_t {
   kGeneric,  // any dtypes, sizes and alignments
   kVector,   // few tokens: each weight goes through a register once, no tensor cores
   kTiled,    // fp16 and bf16 on tensor cores; one order of summation whatever the tokens, if asked
+  kStreamed, // up to 64 tokens, fp16 and bf16 on sm_90: the weights stream at the memory's speed
   kCublas,   // many tokens
 };
 const char* NameOf(MatmulPath path);
 
-// Whether a path can multiply these dtypes, alignments and sizes at all.
-bool CanMultiply(MatmulPath path, const MatmulArgs& args);
+// Whether a path can multiply these dtypes, alignments and sizes on the stream's device at all.
+bool CanMultiply(MatmulPath path, const MatmulArgs& args, const CudaStream& stream);
 // The path that Matmul takes: the fastest one that can, or on a batch-invariant stream one whose
 // row results do not depend on the number of tokens.
 MatmulPath ChoosePath(const MatmulArgs& args, const CudaStream& stream);
-// REQUIRES: CanMultiply(path, args). The order of summation depends on stream.batch_invariant().
+// REQUIRES: CanMultiply(path, args, stream). The order of summation depends on stream.batch_invariant().
 void MultiplyBy(MatmulPath path, const MatmulArgs& args, CudaStream& stream);
 
 // What MultiplyBy calls.
@@ -40,6 +41,16 @@ void MultiplyVector(const MatmulArgs& args, CudaStream& stream);
 // `splits` blocks share the inner dimension of a tile of up to 32 tokens: a power of two up to 8 on
 // sm_90, else 1; 0 chooses, and on a batch-invariant stream chooses 1.
 void MultiplyTiled(const MatmulArgs& args, int splits, CudaStream& stream);
+// How MultiplyStreamed overlaps with its neighbours.
+struct StreamedTuning {
+  int early = 0;
+  int prefetch = 0;
+  bool deep = false;
+};
+inline constexpr int64_t kMaxStreamedTokens = 64;
+// Where the weights have twice as many features as `out`, they are a gate and what it gates, and
+// out is their SwiGlu; each half must then have a multiple of eight features.
+void MultiplyStreamed(const MatmulArgs& args, const StreamedTuning& tuning, CudaStream& stream);
 void MultiplyCublas(const MatmulArgs& args, CudaStream& stream);
 // Looks for the algorithm that MultiplyCublas will take. Only shapes, strides, dtypes and whether
 // there is a bias matter; no data is touched.
