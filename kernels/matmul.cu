@@ -89,7 +89,7 @@ void MultiplyBy(MatmulPath path, const MatmulArgs& args, CudaStream& stream) {
     case MatmulPath::kTiled:
       return MultiplyTiled(args, 0, stream);
     case MatmulPath::kStreamed:
-      return MultiplyStreamed(args, {}, stream);
+      return MultiplyStreamed(args, PlanStreamed(args, stream), stream);
     case MatmulPath::kCublas:
       return MultiplyCublas(args, stream);
   }
@@ -107,7 +107,8 @@ void MatmulSwiGlu(const GatedProduct& product, CudaStream& stream) {
   const MatmulPath path = ChoosePath(args, stream);
   if (path == MatmulPath::kStreamed && gate_up.dtype == x.dtype &&
       CanGate(weight)) {
-    MultiplyStreamed({x, weight, bias, out}, {}, stream);
+    const MatmulArgs gated = {x, weight, bias, out};
+    MultiplyStreamed(gated, PlanStreamed(gated, stream), stream);
     return;
   }
   MultiplyBy(path, args, stream);

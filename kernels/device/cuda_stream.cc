@@ -124,11 +124,6 @@ std::unique_ptr<CudaStream> CudaStream::Create(const CudaStreamOptions& options,
   if (error == cudaSuccess && options.workspace_bytes > 0) {
     error = cudaMalloc(&stream->workspace_, static_cast<size_t>(options.workspace_bytes));
   }
-  const size_t counter_bytes = static_cast<size_t>(device.num_multiprocessors) * sizeof(int);
-  if (error == cudaSuccess) error = cudaMalloc(&stream->counters_, counter_bytes);
-  if (error == cudaSuccess) {
-    error = cudaMemsetAsync(stream->counters_, 0, counter_bytes, stream->stream_);
-  }
   if (error != cudaSuccess) {
     *problem = name + ": " + Reason(error);
     return nullptr;
@@ -148,7 +143,6 @@ CudaStream::~CudaStream() {
   if (stream_ != nullptr) cudaStreamSynchronize(stream_);
   if (cublas_ != nullptr) cublasLtDestroy(cublas_);
   if (workspace_ != nullptr) cudaFree(workspace_);
-  if (counters_ != nullptr) cudaFree(counters_);
   if (stream_ != nullptr) cudaStreamDestroy(stream_);
 }
 

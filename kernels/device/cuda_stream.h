@@ -63,9 +63,6 @@ class CudaStream {
   bool batch_invariant() const { return options_.batch_invariant; }
   void* workspace() const { return workspace_; }
   int64_t workspace_bytes() const { return options_.workspace_bytes; }
-  // One for each multiprocessor, by which the blocks of a kernel meet: zero before every kernel,
-  // and each that uses them leaves them so.
-  int* counters() const { return counters_; }
 
   // Makes the device current for the calling thread.
   void MakeCurrent() const;
@@ -84,7 +81,6 @@ class CudaStream {
   cublasLtContext* cublas_ = nullptr;
   CublasPlans cublas_plans_;
   void* workspace_ = nullptr;
-  int* counters_ = nullptr;
 };
 
 }  // namespace caravan

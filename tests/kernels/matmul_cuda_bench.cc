@@ -61,7 +61,7 @@ void Multiply(Way way, const MatmulArgs& args, CudaStream& stream) {
     case kTiled8:
       return MultiplyTiled(args, 1 << (way - kTiled1), stream);
     case kStreamed:
-      return MultiplyStreamed(args, {}, stream);
+      return MultiplyStreamed(args, PlanStreamed(args, stream), stream);
     case kCublas:
       return MultiplyCublas(args, stream);
     case kMatmul:
@@ -129,6 +129,69 @@ void EveryWay(benchmark::internal::Benchmark* bench) {
 BENCHMARK(BM_MatmulCuda)
     ->ArgNames({"out", "in", "tokens", "way"})
     ->Apply(EveryWay)
+    ->UseManualTime()
+    ->Iterations(1);
+
+// args: features, k, tokens, groups, splits
+void BM_StreamedCuda(benchmark::State& state) {
+  const int64_t features = state.range(0);
+  const int64_t k = state.range(1);
+  const int64_t tokens = state.range(2);
+  CudaStream* stream = BenchStream(state, false);
+  if (stream == nullptr) return;
+  const Memory& memory = RandomMemory(*stream);
+  const DType dtype = DType::kFloat16;
+  const int64_t bytes = features * k * SizeOf(dtype);
+  const int64_t copies = std::max<int64_t>(1, kWeightBytes / bytes);
+  cuda::StreamedPlan plan;
+  plan.groups = static_cast<int>(state.range(3));
+  plan.splits = static_cast<int>(state.range(4));
+  plan.input_slots = static_cast<int>(state.range(5));
+  plan.shared_bytes = static_cast<int>(state.range(6)) * 1024;
+  plan.early = static_cast<int>(state.range(7));
+  const auto body = [&](int i) {
+    MultiplyStreamed(
+             {DenseMatrix(static_cast<const void*>(memory.x.data()), dtype, tokens, k),
+              {.dtype = dtype,
+               .data = memory.weights.as<char>() + i % copies * bytes,
+               .out_features = features,
+               .in_features = k},
+              {},
+              DenseMatrix(memory.out.data(), dtype, tokens, features)}, plan,
+             *stream);
+  };
+  const double estimate = static_cast<double>(bytes) / 3e12;
+  const int bodies = std::clamp(static_cast<int>(2e-3 / estimate), 4, 256);
+  while (state.KeepRunning()) {
+    const double seconds = CudaSeconds(*stream, bodies, body);
+    ReportCuda(state, *stream,
+               {.seconds = seconds,
+                .bytes = static_cast<double>(bytes + (features + k) * tokens * SizeOf(dtype)),
+                .dtype = dtype});
+  }
+}
+void EveryPlan(benchmark::internal::Benchmark* bench) {
+  for (const auto& [features, k] : Shapes()) {
+    if (k == 14336 || features == 6144) continue;
+    for (const int64_t tokens : {1, 16, 64}) {
+      for (int64_t groups : {1, 2, 3, 4})
+      for (int64_t splits : {1, 2, 4, 8}) {
+        const int64_t blocks = (features + groups * 64 - 1) / (groups * 64) * splits;
+        if (splits > 1 && blocks > 132) continue;
+        if (blocks < 60) continue;
+        bench->Args({features, k, tokens, groups, splits, 4, 225, 1000});
+        if (blocks < 110) continue;
+        bench->Args({features, k, tokens, groups, splits, 4, 225, 0});
+        bench->Args({features, k, tokens, groups, splits, 8, 225, 1000});
+        bench->Args({features, k, tokens, groups, splits, 3, 110, 0});
+        bench->Args({features, k, tokens, groups, splits, 3, 110, 1000});
+      }
+    }
+  }
+}
+BENCHMARK(BM_StreamedCuda)
+    ->ArgNames({"out", "in", "tokens", "groups", "splits", "xslots", "KiB", "early"})
+    ->Apply(EveryPlan)
     ->UseManualTime()
     ->Iterations(1);
 

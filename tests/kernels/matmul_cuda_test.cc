@@ -225,7 +225,28 @@ TEST_P(MatmulCudaTest, RowsOfARealSizeDoNotDependOnTheirNumber) {
   }
 }
 
-// One behind the other they share partial sums and counters, and start before the one before ends.
+TEST_P(MatmulCudaTest, StreamsMayBeDividedInAnyWay) {
+  for (const int groups : {1, 2, 3, 4}) {
+    for (const int splits : {1, 2, 4, 8}) {
+      for (const int64_t tokens : {1, 9, 24, 61}) {
+        for (const auto& [features, k] : {std::pair<int64_t, int64_t>{328, 4096}, {40000, 520}}) {
+          DummyProduct product(GetParam(), GetParam(), tokens, features, k);
+          bool can = true;
+          product.Run(false, [&](const MatmulArgs& args, CudaStream& stream) {
+            can = CanMultiply(MatmulPath::kStreamed, args, stream);
+            if (can) MultiplyStreamed(args, {.groups = groups, .splits = splits}, stream);
+          });
+          if (!can) GTEST_SKIP() << "not on this device, or not for this dtype";
+          product.Check();
+          EXPECT_TRUE(product.IsWhole())
+              << groups << " groups, " << splits << " splits, " << tokens << " tokens";
+        }
+      }
+    }
+  }
+}
+
+// One behind the other: each starts before the one before has ended.
 TEST_P(MatmulCudaTest, StreamedBitsDependOnTheRowAlone) {
   for (const auto& [features, k] :
        {std::pair<int64_t, int64_t>{4096, 4096}, {12288, 4096}, {1000, 2048}, {128, 8192}}) {
@@ -234,7 +255,7 @@ TEST_P(MatmulCudaTest, StreamedBitsDependOnTheRowAlone) {
       product.Run(false, [&](const MatmulArgs& args, CudaStream& stream) {
         can = CanMultiply(MatmulPath::kStreamed, args, stream);
         for (int i = 0; can && i < repetitions; ++i) {
-          MultiplyBy(MatmulPath::kStreamed, args, stream);
+          MultiplyStreamed(args, {.groups = 3, .splits = 4}, stream);
         }
       });
       return can;
@@ -260,7 +281,7 @@ TEST_P(MatmulCudaTest, StreamedGateAgreesWithFloat64) {
         bool can = false;
         product.Run(false, [&](const MatmulArgs& args, CudaStream& stream) {
           can = CanMultiply(MatmulPath::kStreamed, args, stream);
-          if (can) cuda::MultiplyStreamed(args, {}, stream);
+          if (can) MultiplyStreamed(args, PlanStreamed(args, stream), stream);
         });
         if (!can) GTEST_SKIP() << "not on this device, or not for this dtype";
         product.Check();

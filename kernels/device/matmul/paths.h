@@ -41,16 +41,19 @@ void MultiplyVector(const MatmulArgs& args, CudaStream& stream);
 // `splits` blocks share the inner dimension of a tile of up to 32 tokens: a power of two up to 8 on
 // sm_90, else 1; 0 chooses, and on a batch-invariant stream chooses 1.
 void MultiplyTiled(const MatmulArgs& args, int splits, CudaStream& stream);
-// How MultiplyStreamed overlaps with its neighbours.
-struct StreamedTuning {
-  int early = 0;
-  int prefetch = 0;
-  bool deep = false;
+// How MultiplyStreamed divides its work.
+struct StreamedPlan {
+  int groups = 2;   // of 64 features that a block has, 1 to 4
+  int splits = 1;   // blocks of a cluster that share the inner dimension: 1, 2, 4 or 8
+  int input_slots = 4;
+  int shared_bytes = 225 * 1024;
+  int early = 1000;
 };
+StreamedPlan PlanStreamed(const MatmulArgs& args, const CudaStream& stream);
 inline constexpr int64_t kMaxStreamedTokens = 64;
 // Where the weights have twice as many features as `out`, they are a gate and what it gates, and
 // out is their SwiGlu; each half must then have a multiple of eight features.
-void MultiplyStreamed(const MatmulArgs& args, const StreamedTuning& tuning, CudaStream& stream);
+void MultiplyStreamed(const MatmulArgs& args, const StreamedPlan& plan, CudaStream& stream);
 void MultiplyCublas(const MatmulArgs& args, CudaStream& stream);
 // Looks for the algorithm that MultiplyCublas will take. Only shapes, strides, dtypes and whether
 // there is a bias matter; no data is touched.
