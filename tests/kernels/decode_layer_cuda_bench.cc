@@ -154,9 +154,15 @@ class Layer {
       const int64_t t = way_ - kOther;
       cuda::StreamedPlan plan = PlanStreamed(args, stream_);
       if (t & 2) plan.early = 0;
-      if (t & 4) plan.shared_bytes = 110 * 1024;
+      if (t & 4) plan.pace = 0;
       if (t & 8) plan.input_slots = 8;
-      if (t & 4) plan.input_slots = 3;
+      if (t & 16) plan.panels = 2;
+      if (t & 32) plan.shared_bytes = 160 * 1024;
+      if (t & 128 && args.weight.out_features == 12288) plan.groups = 2, plan.splits = 1;
+      if (t & 256 && args.weight.out_features == 4096) plan.groups = 3, plan.splits = 4;
+      if (t & 512) plan.shared_bytes = 108 * 1024, plan.input_slots = 3, plan.early = 0;
+      if (t & 1024) plan.pace = 20;
+      if (t & 64 && args.weight.out_features == args.out.cols) return Matmul(args.x, args.weight, args.bias, args.out, DeviceStream::Cuda(stream_));
       return MultiplyStreamed(args, plan, stream_);
     }
     Matmul(args.x, args.weight, args.bias, args.out, DeviceStream::Cuda(stream_));
@@ -209,8 +215,8 @@ void BM_DecodeLayerCuda(benchmark::State& state) {
 }
 BENCHMARK(BM_DecodeLayerCuda)
     ->ArgNames({"tokens", "context", "way"})
-    ->ArgsProduct({{1, 2, 4, 8, 16, 32, 64, 128, 256}, {192}, {kMatmul, kInvariant, kCublas}})
-    ->ArgsProduct({{1, 8, 16, 32, 64}, {192}, {kOther, kOther + 1, kOther + 3, kOther + 5, kOther + 7, kOther + 9, kOther + 11}})
+    ->ArgsProduct({{1, 2, 4, 8, 16, 24, 32, 48, 64, 128, 256}, {192}, {kMatmul, kInvariant, kCublas}})
+    ->ArgsProduct({{1, 2, 8, 16, 24, 32, 48, 64}, {192}, {kOther + 1, kOther + 3, kOther + 5, kOther + 9, kOther + 17, kOther + 33, kOther + 37, kOther + 65, kOther + 129, kOther + 257, kOther + 513, kOther + 1025}})
     ->UseManualTime()
     ->Iterations(1);
 

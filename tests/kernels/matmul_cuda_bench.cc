@@ -149,6 +149,8 @@ void BM_StreamedCuda(benchmark::State& state) {
   plan.input_slots = static_cast<int>(state.range(5));
   plan.shared_bytes = static_cast<int>(state.range(6)) * 1024;
   plan.early = static_cast<int>(state.range(7));
+  plan.panels = static_cast<int>(state.range(8));
+  plan.pace = static_cast<int>(state.range(9));
   const auto body = [&](int i) {
     MultiplyStreamed(
              {DenseMatrix(static_cast<const void*>(memory.x.data()), dtype, tokens, k),
@@ -175,22 +177,19 @@ void EveryPlan(benchmark::internal::Benchmark* bench) {
     if (k == 14336 || features == 6144) continue;
     for (const int64_t tokens : {1, 16, 64}) {
       for (int64_t groups : {1, 2, 3, 4})
-      for (int64_t splits : {1, 2, 4, 8}) {
+      for (int64_t splits : {1, 2, 4}) {
         const int64_t blocks = (features + groups * 64 - 1) / (groups * 64) * splits;
         if (splits > 1 && blocks > 132) continue;
         if (blocks < 60) continue;
-        bench->Args({features, k, tokens, groups, splits, 4, 225, 1000});
-        if (blocks < 110) continue;
-        bench->Args({features, k, tokens, groups, splits, 4, 225, 0});
-        bench->Args({features, k, tokens, groups, splits, 8, 225, 1000});
-        bench->Args({features, k, tokens, groups, splits, 3, 110, 0});
-        bench->Args({features, k, tokens, groups, splits, 3, 110, 1000});
+        bench->Args({features, k, tokens, groups, splits, 4, 208, 1000, 1, 13});
+        bench->Args({features, k, tokens, groups, splits, 4, 208, 1000, 2, 13});
+        bench->Args({features, k, tokens, groups, splits, 4, 208, 1000, 1, 0});
       }
     }
   }
 }
 BENCHMARK(BM_StreamedCuda)
-    ->ArgNames({"out", "in", "tokens", "groups", "splits", "xslots", "KiB", "early"})
+    ->ArgNames({"out", "in", "tokens", "groups", "splits", "xslots", "KiB", "early", "panels", "pace"})
     ->Apply(EveryPlan)
     ->UseManualTime()
     ->Iterations(1);

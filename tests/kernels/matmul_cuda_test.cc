@@ -227,14 +227,17 @@ TEST_P(MatmulCudaTest, RowsOfARealSizeDoNotDependOnTheirNumber) {
 
 TEST_P(MatmulCudaTest, StreamsMayBeDividedInAnyWay) {
   for (const int groups : {1, 2, 3, 4}) {
-    for (const int splits : {1, 2, 4, 8}) {
+    for (const int splits : {1, 2, 4}) {
       for (const int64_t tokens : {1, 9, 24, 61}) {
         for (const auto& [features, k] : {std::pair<int64_t, int64_t>{328, 4096}, {40000, 520}}) {
           DummyProduct product(GetParam(), GetParam(), tokens, features, k);
           bool can = true;
           product.Run(false, [&](const MatmulArgs& args, CudaStream& stream) {
             can = CanMultiply(MatmulPath::kStreamed, args, stream);
-            if (can) MultiplyStreamed(args, {.groups = groups, .splits = splits}, stream);
+            if (can) {
+              MultiplyStreamed(args, {.groups = groups, .panels = 1 + groups % 2, .splits = splits},
+                               stream);
+            }
           });
           if (!can) GTEST_SKIP() << "not on this device, or not for this dtype";
           product.Check();

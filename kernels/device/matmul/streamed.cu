@@ -22,7 +22,7 @@ constexpr int kMostGroups = 4;   // a box has up to 256 rows
 constexpr int kProducers = 64;   // threads: a warp copies weights, a warp copies inputs
 constexpr int kDepth = kBoxCols;  // inner elements of a chunk
 constexpr int kGroupBytes = PanelTile<kGroupRows>::Bytes(kDepth);  // of a chunk
-constexpr int kMostSplits = 8;  // a portable cluster
+constexpr int kMostSplits = 4;
 
 struct StreamedArgs {
   int tile_chunks;  // of a tile
@@ -30,9 +30,12 @@ struct StreamedArgs {
   int tiles;
   int splits;  // blocks of a cluster, which share the chunks of a tile
   int groups;  // warpgroups that multiply, each with 64 rows of weights
+  int panels;  // of a chunk, kDepth inner elements each
   int weight_slots;
   int input_slots;
   int early;         // the successor starts so many chunks before the last one is asked for
+  int pace;          // clocks between two chunks that are asked for before the predecessor's end
+  int staging;       // bytes behind the rings for the sums of other blocks
   int tokens;
   int64_t features;  // of the output
   bool gated;        // the weights are a gate's, then as many of what it gates
@@ -97,21 +100,29 @@ struct Share {
   }
 };
 
-// Weights don't depend on earlier kernels: the first ones come before those have ended.
+// Weights don't depend on earlier kernels: the first ones come before those have ended, at the
+// memory's pace. Faster, the kernels that are still running would wait behind them.
 __device__ inline void CopyWeights(const StreamedArgs& args, const CUtensorMap& weight,
-                                   const Share& share, Ring ring) {
+                                   const Share& share, Ring ring, const volatile int* ended) {
   const uint64_t policy = EvictFirst();
   int until_release = max(0, share.tiles(args) * (share.end - share.begin) - 1 - args.early);
+  const int64_t start = clock64();
+  int64_t due = 0;
   for (int tile = share.first; tile < args.tiles; tile += share.step) {
 #pragma unroll 1
-    for (int chunk = share.begin; chunk < share.end; ++chunk) {
+    for (int chunk = share.begin; chunk < share.end; ++chunk, due += args.pace) {
+      while (clock64() - start < due && *ended == 0) {
+      }
       ring.WaitUntilEmpty();
       ArriveExpecting(ring.full(), ring.bytes);
-      if (args.gated) {
-        CopyHalvesBox(ring.data(), weight, tile * args.tile_rows, chunk * kDepth, ring.full(),
-                      policy);
-      } else {
-        CopyBox(ring.data(), weight, tile * args.tile_rows, chunk * kDepth, ring.full(), policy);
+      for (int panel = 0; panel < args.panels; ++panel) {
+        const uint32_t place = ring.data() + panel * args.groups * kGroupBytes;
+        const int column = (chunk * args.panels + panel) * kDepth;
+        if (args.gated) {
+          CopyHalvesBox(place, weight, tile * args.tile_rows, column, ring.full(), policy);
+        } else {
+          CopyBox(place, weight, tile * args.tile_rows, column, ring.full(), policy);
+        }
       }
       ring.Advance();
       if (until_release-- == 0) ReleaseSuccessor();
@@ -120,15 +131,19 @@ __device__ inline void CopyWeights(const StreamedArgs& args, const CUtensorMap& 
 }
 
 __device__ inline void CopyInputs(const StreamedArgs& args, const CUtensorMap& x,
-                                  const Share& share, Ring ring) {
+                                  const Share& share, Ring ring, volatile int* ended) {
   const uint64_t policy = EvictLast();
   WaitForPredecessor();
+  *ended = 1;
   for (int tile = share.first; tile < args.tiles; tile += share.step) {
 #pragma unroll 1
     for (int chunk = share.begin; chunk < share.end; ++chunk) {
       ring.WaitUntilEmpty();
       ArriveExpecting(ring.full(), ring.bytes);
-      CopyBox(ring.data(), x, 0, chunk * kDepth, ring.full(), policy);
+      for (int panel = 0; panel < args.panels; ++panel) {
+        CopyBox(ring.data() + panel * (ring.bytes / args.panels), x, 0,
+                (chunk * args.panels + panel) * kDepth, ring.full(), policy);
+      }
       ring.Advance();
     }
   }
@@ -140,22 +155,28 @@ using Sums = float[kTokens / 8][4];
 
 // sums += weights · xᵀ over `chunks` chunks; a warpgroup has 64 rows of weights.
 template <typename T, int kTokens>
-__device__ __forceinline__ void MultiplyChunks(int chunks, Ring& weights, Ring& inputs,
-                                               Sums<kTokens>& sums) {
+__device__ __forceinline__ void MultiplyChunks(const StreamedArgs& args, int chunks, Ring& weights,
+                                               Ring& inputs, Sums<kTokens>& sums) {
   const uint32_t rows = threadIdx.x / kGroupThreads * kGroupBytes;
 #pragma unroll 1
   for (int i = 0; i < chunks; ++i) {
     inputs.WaitUntilFull();
     weights.WaitUntilFull();
-    const uint32_t a = weights.data() + rows;
-    const uint32_t b = inputs.data();
-    HoldRegisters(sums);
-    FenceWarpgroup();
+    uint32_t a = weights.data() + rows;
+    uint32_t b = inputs.data();
+#pragma unroll 1
+    for (int panel = 0; panel < args.panels; ++panel) {
+      HoldRegisters(sums);
+      FenceWarpgroup();
 #pragma unroll
-    for (int k = 0; k < kDepth / 16; ++k) {
-      AddRows<T>(sums, MatrixDescriptor(a + k * 32, 16), MatrixDescriptor(b + k * 32, 16));
+      for (int k = 0; k < kDepth / 16; ++k) {
+        AddRows<T>(sums, MatrixDescriptor(a + k * 32, 16), MatrixDescriptor(b + k * 32, 16));
+      }
+      CommitProducts();
+      HoldRegisters(sums);
+      a += args.groups * kGroupBytes;
+      b += PanelTile<kTokens>::Bytes(kDepth);
     }
-    CommitProducts();
     WaitForProducts<0>();
     HoldRegisters(sums);
     weights.Release();
@@ -170,97 +191,136 @@ __device__ inline float BiasOf(const StreamedArgs& args, int64_t feature, int64_
   return LoadElement(args.bias, args.bias_dtype, offset + feature);
 }
 
-// `first` and `second` are those of this lane's feature for tokens `token` and the next. Lanes of
-// neighbouring features exchange halves, so that each has two features of one token.
-__device__ __forceinline__ void StorePairs(const StreamedArgs& args, int64_t feature, int token,
-                                           float first, float second) {
-  const bool odd = threadIdx.x / 4 % 2 == 1;
-  const float others = __shfl_xor_sync(0xffffffff, odd ? first : second, 4);
-  const float pair[2] = {odd ? others : first, odd ? second : others};
-  if (odd) {
-    --feature;
-    ++token;
-  }
-  if (token >= args.tokens || feature >= args.features) return;
-  const int64_t index = token * args.out_stride + feature;
-  if (args.pairs) return StoreElements<2>(args.out, args.out_dtype, index, pair);
-  StoreElement(args.out, args.out_dtype, index, pair[0]);
-  if (feature + 1 < args.features) StoreElement(args.out, args.out_dtype, index + 1, pair[1]);
-}
-
 // As SwiGlu of gate and up that have been rounded to T.
 template <typename T>
 __device__ __forceinline__ float Gate(float gate, float up) {
   return SiluMultiply(ToFloat(FromFloat<T>(gate)), ToFloat(FromFloat<T>(up)));
 }
 
-// The outputs of a fragment: 8 tokens from `token` on and the 16 rows of warp `warp`. Of a gated
-// product the upper eight are the gate and the others what it gates.
-template <typename T>
-__device__ __forceinline__ void StoreFragment(const StreamedArgs& args, int tile, int warp,
-                                              int token, const float (&sum)[4]) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  token += lane % 4 * 2;
-  if (args.gated) {
-    const int64_t feature = int64_t{tile} * args.tile_rows + warp * 8 + lane / 4;
-    const float gate = BiasOf(args, feature, 0);
-    const float up = BiasOf(args, feature, args.features);
-    StorePairs(args, feature, token, Gate<T>(sum[0] + gate, sum[2] + up),
-               Gate<T>(sum[1] + gate, sum[3] + up));
-    return;
-  }
+// Stores fragments [begin, end) of the warp's sums, of which those with `h` = 0 are the upper eight
+// rows of weights. Lanes of neighbouring features exchange halves, so that each has two features of
+// one token.
+template <typename Out, int kTokens>
+__device__ __forceinline__ void StoreRows(const StreamedArgs& args, int64_t feature, int h,
+                                          int begin, int end, const Sums<kTokens>& sums) {
+  const bool odd = threadIdx.x / 4 % 2 == 1;
+  const int token = threadIdx.x % 4 * 2 + (odd ? 1 : 0);
+  if (odd) --feature;
+  Out* out = static_cast<Out*>(args.out) + token * args.out_stride + feature;
+  const bool first = feature < args.features;
+  const bool second = feature + 1 < args.features;
 #pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    const int64_t feature = int64_t{tile} * args.tile_rows + warp * 16 + h * 8 + lane / 4;
-    const float bias = BiasOf(args, feature, 0);
-    StorePairs(args, feature, token, sum[2 * h] + bias, sum[2 * h + 1] + bias);
+  for (int j = 0; j < kTokens / 8; ++j) {
+    const float own[2] = {sums[j][2 * h], sums[j][2 * h + 1]};
+    const float others = __shfl_xor_sync(0xffffffff, odd ? own[0] : own[1], 4);
+    Pack<Out, 2> pair;
+    pair.element[0] = FromFloat<Out>(odd ? others : own[0]);
+    pair.element[1] = FromFloat<Out>(odd ? own[1] : others);
+    const bool valid = j >= begin && j < end && j * 8 + token < args.tokens;
+    if (args.pairs) {
+      if (valid && first) *reinterpret_cast<Pack<Out, 2>*>(out) = pair;
+    } else {
+      if (valid && first) out[0] = pair.element[0];
+      if (valid && second) out[1] = pair.element[1];
+    }
+    out += 8 * args.out_stride;
   }
 }
 
-// Adds up what the blocks of the cluster have, in the order of k, and stores this block's share.
-// The sums lie in the rings, whose slots have all been read.
-template <typename T, int kTokens>
-__device__ void ReduceAndStore(const StreamedArgs& args, int tile, float4* shared,
-                               const Sums<kTokens>& sums) {
+// The outputs of fragments [begin, end) of the warp's sums. Of a gated product the upper eight rows
+// are the gate and the others what it gates.
+template <typename T, typename Out, int kTokens>
+__device__ __forceinline__ void StoreTile(const StreamedArgs& args, int tile, int begin, int end,
+                                          Sums<kTokens>& sums) {
+  const int row = static_cast<int>(threadIdx.x) / 32 * 16;
+  const int lane_row = static_cast<int>(threadIdx.x) % 32 / 4;
+  const int64_t base = int64_t{tile} * args.tile_rows;
+  if (args.gated) {
+    const int64_t feature = base + row / 2 + lane_row;
+    const float gate = BiasOf(args, feature, 0);
+    const float up = BiasOf(args, feature, args.features);
+#pragma unroll
+    for (int j = 0; j < kTokens / 8; ++j) {
+      sums[j][0] = Gate<T>(sums[j][0] + gate, sums[j][2] + up);
+      sums[j][1] = Gate<T>(sums[j][1] + gate, sums[j][3] + up);
+    }
+    return StoreRows<Out, kTokens>(args, feature, 0, begin, end, sums);
+  }
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const int64_t feature = base + row + 8 * h + lane_row;
+    const float bias = BiasOf(args, feature, 0);
+#pragma unroll
+    for (int j = 0; j < kTokens / 8; ++j) {
+      sums[j][2 * h] += bias;
+      sums[j][2 * h + 1] += bias;
+    }
+    StoreRows<Out, kTokens>(args, feature, h, begin, end, sums);
+  }
+}
+
+// Each block of a cluster adds up and stores a part of the fragments: those from FirstOf(rank) on.
+template <int kTokens>
+struct FragmentShares {
+  int splits;
+  __device__ int FirstOf(int rank) const { return kTokens / 8 * rank / splits; }
+  __device__ int OwnerOf(int j) const { return ((j + 1) * splits - 1) / (kTokens / 8); }
+};
+
+// Sends the sums to the blocks that add them up, and adds up this block's own in the order of k.
+// The sums of block `rank` lie in the others' staging behind those of the blocks before it.
+template <int kTokens>
+__device__ void ReduceCluster(const StreamedArgs& args, float4* staging, Sums<kTokens>& sums) {
   const int threads = args.groups * kGroupThreads;
-  SyncThreads(1, threads);
+  const int rank = blockIdx.x % args.splits;
+  const FragmentShares<kTokens> shares = {args.splits};
+  const int most = (kTokens / 8 + args.splits - 1) / args.splits;  // fragments of a block
+  const auto place = [&](int owner, int source, int j) {
+    const int before = source < owner ? source : source - 1;
+    return staging + (before * most + j - shares.FirstOf(owner)) * threads + threadIdx.x;
+  };
+  WaitForCluster();
 #pragma unroll
   for (int j = 0; j < kTokens / 8; ++j) {
-    shared[j * threads + threadIdx.x] =
-        make_float4(sums[j][0], sums[j][1], sums[j][2], sums[j][3]);
+    const int owner = shares.OwnerOf(j);
+    if (owner == rank) continue;
+    StoreToCluster(place(owner, rank, j), owner,
+                   make_float4(sums[j][0], sums[j][1], sums[j][2], sums[j][3]));
   }
   SynchronizeCluster();
-  const int warps = threads / 32;
-  const int fragments = warps * (kTokens / 8);
-  const int rank = blockIdx.x % args.splits;
-  const int end = fragments * (rank + 1) / args.splits;
-  for (int i = fragments * rank / args.splits + threadIdx.x / 32; i < end; i += warps) {
-    const float4* place = shared + i * 32 + threadIdx.x % 32;
-    float sum[4] = {};
-#pragma unroll 4
-    for (int split = 0; split < args.splits; ++split) {
-      const float4 part = LoadFromCluster(place, split);
-      sum[0] += part.x;
-      sum[1] += part.y;
-      sum[2] += part.z;
-      sum[3] += part.w;
+#pragma unroll
+  for (int j = 0; j < kTokens / 8; ++j) {
+    if (shares.OwnerOf(j) != rank) continue;
+    float4 sum = make_float4(0, 0, 0, 0);
+    for (int source = 0; source < args.splits; ++source) {
+      const float4 part = source == rank
+                              ? make_float4(sums[j][0], sums[j][1], sums[j][2], sums[j][3])
+                              : *place(rank, source, j);
+      sum = make_float4(sum.x + part.x, sum.y + part.y, sum.z + part.z, sum.w + part.w);
     }
-    StoreFragment<T>(args, tile, i % warps, i / warps * 8, sum);
+    sums[j][0] = sum.x;
+    sums[j][1] = sum.y;
+    sums[j][2] = sum.z;
+    sums[j][3] = sum.w;
   }
-  SynchronizeCluster();  // no block leaves while others read its sums
 }
 
 template <typename T, int kTokens>
 __device__ void Consume(const StreamedArgs& args, const Share& share, Ring weights, Ring inputs,
-                        float4* shared) {
+                        float4* staging) {
   WaitForPredecessor();
+  const FragmentShares<kTokens> shares = {args.splits};
+  const int rank = blockIdx.x % args.splits;
   for (int tile = share.first; tile < args.tiles; tile += share.step) {
     Sums<kTokens> sums = {};
-    MultiplyChunks<T, kTokens>(share.end - share.begin, weights, inputs, sums);
-    if (args.splits > 1) return ReduceAndStore<T, kTokens>(args, tile, shared, sums);
-#pragma unroll
-    for (int j = 0; j < kTokens / 8; ++j) {
-      StoreFragment<T>(args, tile, threadIdx.x / 32, j * 8, sums[j]);
+    MultiplyChunks<T, kTokens>(args, share.end - share.begin, weights, inputs, sums);
+    if (args.splits > 1) ReduceCluster<kTokens>(args, staging, sums);
+    const int begin = shares.FirstOf(rank);
+    const int end = shares.FirstOf(rank + 1);
+    if (args.out_dtype == DType::kFloat32) {
+      StoreTile<T, float, kTokens>(args, tile, begin, end, sums);
+    } else {
+      StoreTile<T, T, kTokens>(args, tile, begin, end, sums);
     }
   }
 }
@@ -272,7 +332,7 @@ __device__ void Consume(const StreamedArgs& args, const Share& share, Ring weigh
 // copies inputs, each as far ahead as its ring is deep; warpgroups multiply, weights being the rows
 // of wgmma and tokens its columns. The sums depend on the matrix alone, not on the other tokens.
 template <typename T, int kTokens>
-__global__ void __maxnreg__(80)
+__global__ void __maxnreg__(96)
     StreamedKernel(const StreamedArgs args, const __grid_constant__ CUtensorMap weight,
                    const __grid_constant__ CUtensorMap x) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
@@ -281,28 +341,33 @@ __global__ void __maxnreg__(80)
   constexpr int kInputBytes = PanelTile<kTokens>::Bytes(kDepth);
   Ring weights = {.slots = SharedAddress(shared),
                   .count = args.weight_slots,
-                  .bytes = args.groups * kGroupBytes};
+                  .bytes = args.panels * args.groups * kGroupBytes};
   Ring inputs = {.slots = weights.slots + weights.count * weights.bytes,
                  .count = args.input_slots,
-                 .bytes = kInputBytes};
+                 .bytes = args.panels * kInputBytes};
   weights.barriers = inputs.slots + inputs.count * inputs.bytes;
   inputs.barriers = weights.barriers + 16 * weights.count;
+  const int rings = inputs.barriers + 16 * inputs.count - weights.slots;
+  float4* staging = reinterpret_cast<float4*>(shared + rings);
+  auto* ended = reinterpret_cast<volatile int*>(shared + rings + args.staging);
   const int consumers = args.groups * kGroupThreads;
   if (threadIdx.x == consumers) {
     PrefetchMap(weight);
     PrefetchMap(x);
     weights.Init(consumers / 32);
     inputs.Init(consumers / 32);
+    *ended = 0;
     PublishBarriers();
   }
   __syncthreads();
+  if (args.splits > 1) ArriveAtCluster();  // this block runs, and others may write to it
   const Share share(args);
   if (threadIdx.x < consumers) {
-    Consume<T, kTokens>(args, share, weights, inputs, reinterpret_cast<float4*>(shared));
+    Consume<T, kTokens>(args, share, weights, inputs, staging);
   } else if (threadIdx.x == consumers) {
-    CopyWeights(args, weight, share, weights);
+    CopyWeights(args, weight, share, weights, ended);
   } else if (threadIdx.x == consumers + 32) {
-    CopyInputs(args, x, share, inputs);
+    CopyInputs(args, x, share, inputs, ended);
   }
 #endif
 }
@@ -312,19 +377,22 @@ int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
 template <typename T, int kTokens>
 void Launch(const MatmulArgs& args, const StreamedPlan& plan, CudaStream& stream) {
   const auto kernel = StreamedKernel<T, kTokens>;
-  constexpr int kInputBytes = PanelTile<kTokens>::Bytes(kDepth);
+  const int input_bytes = plan.panels * PanelTile<kTokens>::Bytes(kDepth);
   const bool gated = args.weight.out_features != args.out.cols;
   const int rows = plan.groups * kGroupRows;
-  const int weight_bytes = plan.groups * kGroupBytes;
-  const int64_t chunks = DivideUp(args.x.cols, kDepth);
+  const int weight_bytes = plan.panels * plan.groups * kGroupBytes;
+  const int64_t chunks = DivideUp(args.x.cols, plan.panels * kDepth);
   const int64_t tiles = DivideUp(args.weight.out_features, rows);
-  const int64_t most_slots = DivideUp(chunks, plan.splits) * (plan.splits > 1 ? 1 : 1024);
+  const int64_t block_chunks = plan.splits > 1 ? DivideUp(chunks, plan.splits) : chunks * tiles;
+  const int fragments = (kTokens / 8 + plan.splits - 1) / plan.splits;
+  const int staging =
+      plan.splits > 1 ? (plan.splits - 1) * fragments * plan.groups * kGroupThreads * 16 : 0;
   const int input_slots = plan.input_slots;
-  int weight_slots = (plan.shared_bytes - 2048 - input_slots * (kInputBytes + 16)) / (weight_bytes + 16);
-  weight_slots = std::max(2, static_cast<int>(std::min<int64_t>(weight_slots, most_slots)));
-  const int sums_bytes = plan.splits > 1 ? kTokens / 8 * plan.groups * kGroupThreads * 16 : 0;
-  const int ring_bytes = weight_slots * (weight_bytes + 16) + input_slots * (kInputBytes + 16);
-  const int shared_bytes = std::max(ring_bytes, sums_bytes) + 1024;  // to align it
+  const int other_bytes = input_slots * (input_bytes + 16) + staging + 16 + 1024;  // to align
+  const int weight_slots = static_cast<int>(
+      std::clamp<int64_t>((plan.shared_bytes - other_bytes) / (weight_bytes + 16), 2,
+                          std::max<int64_t>(2, block_chunks)));
+  const int shared_bytes = weight_slots * (weight_bytes + 16) + other_bytes;
   CARAVAN_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                           227 * 1024));
   const int64_t blocks = plan.splits > 1
@@ -336,9 +404,12 @@ void Launch(const MatmulArgs& args, const StreamedPlan& plan, CudaStream& stream
       .tiles = static_cast<int>(tiles),
       .splits = plan.splits,
       .groups = plan.groups,
+      .panels = plan.panels,
       .weight_slots = weight_slots,
       .input_slots = input_slots,
       .early = plan.early,
+      .pace = plan.pace == 0 ? 0 : weight_bytes / plan.pace,
+      .staging = staging,
       .tokens = static_cast<int>(args.x.rows),
       .features = args.out.cols,
       .gated = gated,
@@ -370,6 +441,7 @@ void Launch(const MatmulArgs& args, const StreamedPlan& plan, CudaStream& stream
 
 }  // namespace
 
+// The best of what may be: busy multiprocessors, few inputs for the weights, and few splits.
 StreamedPlan PlanStreamed(const MatmulArgs& args, const CudaStream& stream) {
   const int64_t multiprocessors = stream.device().num_multiprocessors;
   const int64_t chunks = DivideUp(args.x.cols, kDepth);
@@ -378,9 +450,11 @@ StreamedPlan PlanStreamed(const MatmulArgs& args, const CudaStream& stream) {
   for (int groups = 1; groups <= kMostGroups; ++groups) {
     const int64_t tiles = DivideUp(args.weight.out_features, groups * kGroupRows);
     for (int splits = 1; splits <= kMostSplits; splits *= 2) {
-      if (splits > 1 && (chunks < 4 * splits || tiles * splits > multiprocessors)) continue;
-      const double waves = static_cast<double>(tiles * splits) / static_cast<double>(multiprocessors);
-      const double busy = waves <= 1 ? waves : waves / std::ceil(waves);
+      const int64_t blocks = tiles * splits;
+      if (splits > 1 && (chunks < 4 * splits || blocks > multiprocessors)) continue;
+      if (splits > 2 && blocks > 3 * multiprocessors / 4) continue;  // clusters don't fit anywhere
+      const double waves = static_cast<double>(blocks) / static_cast<double>(multiprocessors);
+      const double busy = waves <= 1 ? std::min(1.0, waves / 0.85) : waves / std::ceil(waves);
       // A block reads its tokens' inputs once for all of its rows.
       const double inputs = 0.14 * static_cast<double>(args.x.rows) / 64 * 2 / groups;
       const double score = busy / (1 + inputs) - 0.02 * (splits > 1) - 0.004 * splits;
