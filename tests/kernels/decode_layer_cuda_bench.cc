@@ -153,16 +153,17 @@ class Layer {
     if (way_ >= kOther) {
       const int64_t t = way_ - kOther;
       cuda::StreamedPlan plan = PlanStreamed(args, stream_);
-      if (t & 2) plan.early = 0;
-      if (t & 4) plan.pace = 0;
-      if (t & 8) plan.input_slots = 8;
-      if (t & 16) plan.panels = 2;
-      if (t & 32) plan.shared_bytes = 160 * 1024;
-      if (t & 128 && args.weight.out_features == 12288) plan.groups = 2, plan.splits = 1;
-      if (t & 256 && args.weight.out_features == 4096) plan.groups = 3, plan.splits = 4;
-      if (t & 512) plan.shared_bytes = 108 * 1024, plan.input_slots = 3, plan.early = 0;
-      if (t & 1024) plan.pace = 20;
-      if (t & 64 && args.weight.out_features == args.out.cols) return Matmul(args.x, args.weight, args.bias, args.out, DeviceStream::Cuda(stream_));
+      const bool narrow = args.weight.out_features == 4096;
+      if (t & 2) plan.pace = 6;
+      if (t & 4) plan.pace = 8;
+      if (t & 8) plan.pace = 13;
+      if (t & 16) plan.shared_bytes = 176 * 1024;
+      if (t & 32 && narrow) plan.groups = 3, plan.splits = 4;
+      if (t & 64 && narrow) plan.groups = 1, plan.splits = 1;
+      if (t & 128 && narrow) plan.groups = 1, plan.splits = 2, plan.panels = 4, plan.input_slots = 2;
+      if (t & 256) plan.input_slots = 3;
+      if (t & 512) plan.shared_bytes = 224 * 1024;
+      if (t & 1024 && args.weight.out_features == 12288) plan.groups = 3, plan.splits = 1;
       return MultiplyStreamed(args, plan, stream_);
     }
     Matmul(args.x, args.weight, args.bias, args.out, DeviceStream::Cuda(stream_));
@@ -216,7 +217,7 @@ void BM_DecodeLayerCuda(benchmark::State& state) {
 BENCHMARK(BM_DecodeLayerCuda)
     ->ArgNames({"tokens", "context", "way"})
     ->ArgsProduct({{1, 2, 4, 8, 16, 24, 32, 48, 64, 128, 256}, {192}, {kMatmul, kInvariant, kCublas}})
-    ->ArgsProduct({{1, 2, 8, 16, 24, 32, 48, 64}, {192}, {kOther + 1, kOther + 3, kOther + 5, kOther + 9, kOther + 17, kOther + 33, kOther + 37, kOther + 65, kOther + 129, kOther + 257, kOther + 513, kOther + 1025}})
+    ->ArgsProduct({{1, 2, 8, 16, 24, 32, 48, 64}, {192}, {kOther + 1, kOther + 3, kOther + 5, kOther + 9, kOther + 17, kOther + 33, kOther + 65, kOther + 129, kOther + 257, kOther + 513, kOther + 1025, kOther + 19, kOther + 21}})
     ->UseManualTime()
     ->Iterations(1);
 

@@ -235,7 +235,9 @@ TEST_P(MatmulCudaTest, StreamsMayBeDividedInAnyWay) {
           product.Run(false, [&](const MatmulArgs& args, CudaStream& stream) {
             can = CanMultiply(MatmulPath::kStreamed, args, stream);
             if (can) {
-              MultiplyStreamed(args, {.groups = groups, .panels = 1 + groups % 2, .splits = splits},
+              MultiplyStreamed(args,
+                               {.groups = groups, .panels = 1 + groups % 2, .splits = splits,
+                                .input_slots = 2},
                                stream);
             }
           });

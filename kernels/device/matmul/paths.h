@@ -44,12 +44,11 @@ void MultiplyTiled(const MatmulArgs& args, int splits, CudaStream& stream);
 // How MultiplyStreamed divides its work.
 struct StreamedPlan {
   int groups = 2;   // of 64 features that a block has, 1 to 4
-  int panels = 1;
+  int panels = 2;
   int splits = 1;   // blocks of a cluster that share the inner dimension: 1, 2, 4 or 8
   int input_slots = 4;
   int shared_bytes = 208 * 1024;
-  int early = 1000;
-  int pace = 13;
+  int pace = 10;
 };
 StreamedPlan PlanStreamed(const MatmulArgs& args, const CudaStream& stream);
 inline constexpr int64_t kMaxStreamedTokens = 64;

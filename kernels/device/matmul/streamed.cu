@@ -33,7 +33,6 @@ struct StreamedArgs {
   int panels;  // of a chunk, kDepth inner elements each
   int weight_slots;
   int input_slots;
-  int early;         // the successor starts so many chunks before the last one is asked for
   int pace;          // clocks between two chunks that are asked for before the predecessor's end
   int staging;       // bytes behind the rings for the sums of other blocks
   int tokens;
@@ -105,7 +104,7 @@ struct Share {
 __device__ inline void CopyWeights(const StreamedArgs& args, const CUtensorMap& weight,
                                    const Share& share, Ring ring, const volatile int* ended) {
   const uint64_t policy = EvictFirst();
-  int until_release = max(0, share.tiles(args) * (share.end - share.begin) - 1 - args.early);
+  int until_release = share.tiles(args) * (share.end - share.begin) - 1;
   const int64_t start = clock64();
   int64_t due = 0;
   for (int tile = share.first; tile < args.tiles; tile += share.step) {
@@ -374,27 +373,42 @@ __global__ void __maxnreg__(96)
 
 int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Tokens of a launch, as wgmma has them.
+int PaddedTokens(int64_t tokens) { return tokens <= 8 ? 8 : tokens <= 16 ? 16 : tokens <= 32 ? 32 : 64; }
+
+// How shared memory is divided.
+struct StreamedMemory {
+  int weight_slots;
+  int staging;  // bytes
+  int bytes;    // in all
+
+  StreamedMemory(const StreamedPlan& plan, int tokens, int64_t block_chunks) {
+    const int weight_bytes = plan.panels * plan.groups * kGroupBytes;
+    const int input_bytes = plan.panels * tokens * 2 * kDepth;
+    const int fragments = (tokens / 8 + plan.splits - 1) / plan.splits;
+    staging = (plan.splits - 1) * fragments * plan.groups * kGroupThreads * 16;
+    // The word that says that the predecessor has ended, and what aligns the rings.
+    const int others = plan.input_slots * (input_bytes + 16) + staging + 16 + 1024;
+    const int64_t fit = (plan.shared_bytes - others) / (weight_bytes + 16);
+    weight_slots =
+        static_cast<int>(std::clamp<int64_t>(fit, 2, std::max<int64_t>(2, block_chunks)));
+    bytes = weight_slots * (weight_bytes + 16) + others;
+  }
+};
+constexpr int kMostSharedBytes = 227 * 1024;
+
 template <typename T, int kTokens>
 void Launch(const MatmulArgs& args, const StreamedPlan& plan, CudaStream& stream) {
   const auto kernel = StreamedKernel<T, kTokens>;
-  const int input_bytes = plan.panels * PanelTile<kTokens>::Bytes(kDepth);
   const bool gated = args.weight.out_features != args.out.cols;
   const int rows = plan.groups * kGroupRows;
-  const int weight_bytes = plan.panels * plan.groups * kGroupBytes;
   const int64_t chunks = DivideUp(args.x.cols, plan.panels * kDepth);
   const int64_t tiles = DivideUp(args.weight.out_features, rows);
-  const int64_t block_chunks = plan.splits > 1 ? DivideUp(chunks, plan.splits) : chunks * tiles;
-  const int fragments = (kTokens / 8 + plan.splits - 1) / plan.splits;
-  const int staging =
-      plan.splits > 1 ? (plan.splits - 1) * fragments * plan.groups * kGroupThreads * 16 : 0;
-  const int input_slots = plan.input_slots;
-  const int other_bytes = input_slots * (input_bytes + 16) + staging + 16 + 1024;  // to align
-  const int weight_slots = static_cast<int>(
-      std::clamp<int64_t>((plan.shared_bytes - other_bytes) / (weight_bytes + 16), 2,
-                          std::max<int64_t>(2, block_chunks)));
-  const int shared_bytes = weight_slots * (weight_bytes + 16) + other_bytes;
+  const StreamedMemory memory(plan, kTokens,
+                              plan.splits > 1 ? DivideUp(chunks, plan.splits) : chunks * tiles);
+  CARAVAN_CHECK(memory.bytes <= kMostSharedBytes, memory.bytes, " bytes of shared memory");
   CARAVAN_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                          227 * 1024));
+                                          kMostSharedBytes));
   const int64_t blocks = plan.splits > 1
                              ? tiles * plan.splits
                              : std::min<int64_t>(tiles, stream.device().num_multiprocessors);
@@ -405,11 +419,10 @@ void Launch(const MatmulArgs& args, const StreamedPlan& plan, CudaStream& stream
       .splits = plan.splits,
       .groups = plan.groups,
       .panels = plan.panels,
-      .weight_slots = weight_slots,
-      .input_slots = input_slots,
-      .early = plan.early,
-      .pace = plan.pace == 0 ? 0 : weight_bytes / plan.pace,
-      .staging = staging,
+      .weight_slots = memory.weight_slots,
+      .input_slots = plan.input_slots,
+      .pace = plan.pace == 0 ? 0 : plan.panels * plan.groups * kGroupBytes / plan.pace,
+      .staging = memory.staging,
       .tokens = static_cast<int>(args.x.rows),
       .features = args.out.cols,
       .gated = gated,
@@ -424,7 +437,7 @@ void Launch(const MatmulArgs& args, const StreamedPlan& plan, CudaStream& stream
   LaunchDependent(kernel,
                   {.grid = dim3(static_cast<unsigned>(blocks)),
                    .threads = plan.groups * kGroupThreads + kProducers,
-                   .shared_bytes = static_cast<size_t>(shared_bytes),
+                   .shared_bytes = static_cast<size_t>(memory.bytes),
                    .cluster = plan.splits},
                   stream, kernel_args,
                   gated ? MakeHalvesTensorMap(weight, rows) : MakeTensorMap(weight, rows),
@@ -433,10 +446,16 @@ void Launch(const MatmulArgs& args, const StreamedPlan& plan, CudaStream& stream
 
 template <typename T>
 void Launch(const MatmulArgs& args, const StreamedPlan& plan, CudaStream& stream) {
-  if (args.x.rows <= 8) return Launch<T, 8>(args, plan, stream);
-  if (args.x.rows <= 16) return Launch<T, 16>(args, plan, stream);
-  if (args.x.rows <= 32) return Launch<T, 32>(args, plan, stream);
-  Launch<T, 64>(args, plan, stream);
+  switch (PaddedTokens(args.x.rows)) {
+    case 8:
+      return Launch<T, 8>(args, plan, stream);
+    case 16:
+      return Launch<T, 16>(args, plan, stream);
+    case 32:
+      return Launch<T, 32>(args, plan, stream);
+    default:
+      return Launch<T, 64>(args, plan, stream);
+  }
 }
 
 }  // namespace
@@ -444,14 +463,17 @@ void Launch(const MatmulArgs& args, const StreamedPlan& plan, CudaStream& stream
 // The best of what may be: busy multiprocessors, few inputs for the weights, and few splits.
 StreamedPlan PlanStreamed(const MatmulArgs& args, const CudaStream& stream) {
   const int64_t multiprocessors = stream.device().num_multiprocessors;
-  const int64_t chunks = DivideUp(args.x.cols, kDepth);
+  const int tokens = PaddedTokens(args.x.rows);
   StreamedPlan best;
+  best.panels = args.x.cols > kDepth ? 2 : 1;
+  best.input_slots = tokens <= 16 ? 8 : 4;
+  const int64_t chunks = DivideUp(args.x.cols, best.panels * kDepth);
   double best_score = -1;
   for (int groups = 1; groups <= kMostGroups; ++groups) {
     const int64_t tiles = DivideUp(args.weight.out_features, groups * kGroupRows);
     for (int splits = 1; splits <= kMostSplits; splits *= 2) {
       const int64_t blocks = tiles * splits;
-      if (splits > 1 && (chunks < 4 * splits || blocks > multiprocessors)) continue;
+      if (splits > 1 && (chunks < 2 * splits || blocks > multiprocessors)) continue;
       if (splits > 2 && blocks > 3 * multiprocessors / 4) continue;  // clusters don't fit anywhere
       const double waves = static_cast<double>(blocks) / static_cast<double>(multiprocessors);
       const double busy = waves <= 1 ? std::min(1.0, waves / 0.85) : waves / std::ceil(waves);
@@ -459,9 +481,12 @@ StreamedPlan PlanStreamed(const MatmulArgs& args, const CudaStream& stream) {
       const double inputs = 0.14 * static_cast<double>(args.x.rows) / 64 * 2 / groups;
       const double score = busy / (1 + inputs) - 0.02 * (splits > 1) - 0.004 * splits;
       if (score > best_score) {
+        StreamedPlan plan = best;
+        plan.groups = groups;
+        plan.splits = splits;
+        if (StreamedMemory(plan, tokens, chunks).bytes > kMostSharedBytes) continue;
         best_score = score;
-        best.groups = groups;
-        best.splits = splits;
+        best = plan;
       }
     }
   }
