@@ -70,8 +70,8 @@ bool CanMultiply(MatmulPath path, const MatmulArgs& args, const CudaStream& stre
 MatmulPath ChoosePath(const MatmulArgs& args, const CudaStream& stream) {
   const auto can = [&](MatmulPath path) { return CanMultiply(path, args, stream); };
   if (!stream.batch_invariant()) {
-    if (can(MatmulPath::kStreamed)) return MatmulPath::kStreamed;
     if (can(MatmulPath::kVector)) return MatmulPath::kVector;
+    if (can(MatmulPath::kStreamed)) return MatmulPath::kStreamed;
     const int64_t few = FillsWaves(args.out.cols, stream.device().num_multiprocessors)
                             ? kTiledTokensOfFullWaves
                             : kTiledTokens;

@@ -217,7 +217,7 @@ void BM_DecodeLayerCuda(benchmark::State& state) {
 BENCHMARK(BM_DecodeLayerCuda)
     ->ArgNames({"tokens", "context", "way"})
     ->ArgsProduct({{1, 2, 4, 8, 16, 24, 32, 48, 64, 128, 256}, {192}, {kMatmul, kInvariant, kCublas}})
-    ->ArgsProduct({{1, 2, 8, 16, 24, 32, 48, 64}, {192}, {kOther + 1, kOther + 3, kOther + 5, kOther + 9, kOther + 17, kOther + 33, kOther + 65, kOther + 129, kOther + 257, kOther + 513, kOther + 1025, kOther + 19, kOther + 21}})
+    ->ArgsProduct({{1, 2, 8, 16, 24, 32, 48, 64}, {192}, {kOther + 1, kOther + 9, kOther + 5, kOther + 17, kOther + 33, kOther + 65, kOther + 257, kOther + 513, kOther + 1025}})
     ->UseManualTime()
     ->Iterations(1);
 

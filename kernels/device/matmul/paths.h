@@ -48,7 +48,7 @@ struct StreamedPlan {
   int splits = 1;   // blocks of a cluster that share the inner dimension: 1, 2, 4 or 8
   int input_slots = 4;
   int shared_bytes = 208 * 1024;
-  int pace = 10;
+  int pace = 13;
 };
 StreamedPlan PlanStreamed(const MatmulArgs& args, const CudaStream& stream);
 inline constexpr int64_t kMaxStreamedTokens = 64;

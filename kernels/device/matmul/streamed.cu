@@ -465,12 +465,12 @@ StreamedPlan PlanStreamed(const MatmulArgs& args, const CudaStream& stream) {
   const int64_t multiprocessors = stream.device().num_multiprocessors;
   const int tokens = PaddedTokens(args.x.rows);
   StreamedPlan best;
-  best.panels = args.x.cols > kDepth ? 2 : 1;
   best.input_slots = tokens <= 16 ? 8 : 4;
-  const int64_t chunks = DivideUp(args.x.cols, best.panels * kDepth);
   double best_score = -1;
   for (int groups = 1; groups <= kMostGroups; ++groups) {
     const int64_t tiles = DivideUp(args.weight.out_features, groups * kGroupRows);
+    const int panels = groups <= 2 && args.x.cols > kDepth ? 2 : 1;
+    const int64_t chunks = DivideUp(args.x.cols, panels * kDepth);
     for (int splits = 1; splits <= kMostSplits; splits *= 2) {
       const int64_t blocks = tiles * splits;
       if (splits > 1 && (chunks < 2 * splits || blocks > multiprocessors)) continue;
@@ -484,6 +484,7 @@ StreamedPlan PlanStreamed(const MatmulArgs& args, const CudaStream& stream) {
         StreamedPlan plan = best;
         plan.groups = groups;
         plan.splits = splits;
+        plan.panels = panels;
         if (StreamedMemory(plan, tokens, chunks).bytes > kMostSharedBytes) continue;
         best_score = score;
         best = plan;
