@@ -58,6 +58,7 @@ bool CanMultiply(MatmulPath path, const MatmulArgs& args, const CudaStream& stre
       return InputsAreAligned(args) && IsHalf(args.x.dtype);
     case MatmulPath::kStreamed:
       return InputsAreAligned(args) && IsHalf(args.x.dtype) && args.x.rows <= kMaxStreamedTokens &&
+             (args.out.dtype == args.x.dtype || args.out.dtype == DType::kFloat32) &&
              stream.device().compute_capability == 90;
     case MatmulPath::kCublas:
       return InputsAreAligned(args) && IsAligned16(args.out.data) &&
@@ -106,9 +107,9 @@ void MatmulSwiGlu(const GatedProduct& product, CudaStream& stream) {
   const auto& [x, weight, bias, gate_up, out] = product;
   const MatmulArgs args = {x, weight, bias, gate_up};
   const MatmulPath path = ChoosePath(args, stream);
-  if (path == MatmulPath::kStreamed && gate_up.dtype == x.dtype &&
-      CanGate(weight)) {
-    const MatmulArgs gated = {x, weight, bias, out};
+  const MatmulArgs gated = {x, weight, bias, out};
+  if (path == MatmulPath::kStreamed && gate_up.dtype == x.dtype && CanGate(weight) &&
+      CanMultiply(path, gated, stream)) {
     MultiplyStreamed(gated, PlanStreamed(gated, stream), stream);
     return;
   }

@@ -10,8 +10,7 @@ namespace caravan::cuda {
 
 // Makes barriers that this thread has initialized known to the accelerator.
 __device__ inline void PublishBarriers() {
-  asm volatile("fence.mbarrier_init.release.cluster;\nfence.proxy.async.shared::cta;" ::
-                   : "memory");
+  asm volatile("fence.mbarrier_init.release.cluster;\nfence.proxy.async.shared::cta;" ::: "memory");
 }
 
 // Arrives, and keeps the phase open until `bytes` more have been copied.

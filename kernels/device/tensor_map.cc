@@ -47,11 +47,10 @@ CUtensorMap Encode(const ConstMatrixView& matrix, const Boxes& boxes) {
   const cuuint32_t steps[4] = {1, 1, 1, 1};
   CUtensorMap map;
   // The driver reads the matrix's address, never what lies there.
-  const CUresult result =
-      encode(&map, type, static_cast<cuuint32_t>(boxes.dimensions), const_cast<void*>(matrix.data),
-             sizes, stride_bytes, boxes.box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-             CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-             CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult result = encode(
+      &map, type, static_cast<cuuint32_t>(boxes.dimensions), const_cast<void*>(matrix.data), sizes,
+      stride_bytes, boxes.box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   CARAVAN_CHECK(result == CUDA_SUCCESS, "cuTensorMapEncodeTiled: ", static_cast<int>(result),
                 " for ", matrix.rows, " x ", matrix.cols, ", stride ", matrix.row_stride);
   return map;

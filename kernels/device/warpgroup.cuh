@@ -100,20 +100,21 @@ __device__ __forceinline__ void HoldRegisters(float (&sum)[kTiles][4]) {
                CARAVAN_FRAGMENT(1), CARAVAN_FRAGMENT(2), CARAVAN_FRAGMENT(3))
 #define CARAVAN_ROWS_64(type) \
   CARAVAN_ROWS("64", type, CARAVAN_REGISTERS_32, "%32", "%33", CARAVAN_FRAGMENTS_8(0))
+#define CARAVAN_BY_TYPE(product) \
+  if constexpr (std::is_same_v<T, __half>) { product("f16"); } else { product("bf16"); }
 // clang-format on
 
 template <typename T, int kTiles>
 __device__ __forceinline__ void AddRows(float (&sum)[kTiles][4], uint64_t a, uint64_t b) {
-  constexpr bool kIsHalf = std::is_same_v<T, __half>;
   if constexpr (kTiles == 1) {
-    if constexpr (kIsHalf) CARAVAN_ROWS_8("f16"); else CARAVAN_ROWS_8("bf16");
+    CARAVAN_BY_TYPE(CARAVAN_ROWS_8);
   } else if constexpr (kTiles == 2) {
-    if constexpr (kIsHalf) CARAVAN_ROWS_16("f16"); else CARAVAN_ROWS_16("bf16");
+    CARAVAN_BY_TYPE(CARAVAN_ROWS_16);
   } else if constexpr (kTiles == 4) {
-    if constexpr (kIsHalf) CARAVAN_ROWS_32("f16"); else CARAVAN_ROWS_32("bf16");
+    CARAVAN_BY_TYPE(CARAVAN_ROWS_32);
   } else {
     static_assert(kTiles == 8);
-    if constexpr (kIsHalf) CARAVAN_ROWS_64("f16"); else CARAVAN_ROWS_64("bf16");
+    CARAVAN_BY_TYPE(CARAVAN_ROWS_64);
   }
 }
 
@@ -147,6 +148,7 @@ __device__ __forceinline__ void AddProduct(float (&sum)[8][4], const uint32_t (&
 }
 
 #undef CARAVAN_ROWS
+#undef CARAVAN_BY_TYPE
 #undef CARAVAN_ROWS_8
 #undef CARAVAN_ROWS_16
 #undef CARAVAN_ROWS_32

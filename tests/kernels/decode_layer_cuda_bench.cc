@@ -27,12 +27,12 @@ constexpr int32_t kHeads = 32;
 constexpr int32_t kHeadSize = 128;
 constexpr int32_t kBlockTokens = 16;
 constexpr int64_t kParameters = 4 * kHidden * kHidden + 3 * kHidden * kMiddle;
-constexpr int64_t kLayers = 4;                     // beyond the L2 cache together
-constexpr int64_t kPoolBytes = int64_t{1} << 30;   // keys, and as many values
+constexpr int64_t kLayers = 4;                    // beyond the L2 cache together
+constexpr int64_t kPoolBytes = int64_t{1} << 30;  // keys, and as many values
 constexpr int64_t kMostTokens = 256;
 constexpr int64_t kPlaces = 16;  // of kHidden activations a token
 
-enum Way : int64_t { kMatmul, kInvariant, kCublas, kOther };
+enum Way : int64_t { kMatmul, kInvariant, kCublas };
 
 DeviceMemory Random(int64_t elements, uint64_t key, CudaStream& stream) {
   DeviceMemory memory = DeviceMemory::Allocate(2 * elements);
@@ -114,11 +114,7 @@ class Layer {
     const DeviceStream stream = DeviceStream::Cuda(stream_);
     int64_t weight = i % kLayers * kParameters;
     const auto multiply = [&](ConstMatrixView x, MatrixView out) {
-      const void* data = memory_.weights.as<char>() + weight * 2;
-      Multiply({x,
-                {.dtype = kType, .data = data, .out_features = out.cols, .in_features = x.cols},
-                {},
-                out});
+      Multiply({x, WeightAt(weight, out.cols, x.cols), {}, out});
       weight += x.cols * out.cols;
     };
     const ConstVectorView scale = {memory_.activations.data(), kType, kHidden};
@@ -132,17 +128,23 @@ class Layer {
     const PagedBatch batch = BatchOf(i);
     AddRmsNorm(partial, scale, 1e-5f, residual, normed, stream);
     multiply(normed, qkv);
-    RopeAppendKv(qkv, DenseMatrix(static_cast<const void*>(cos_sin_.data()), DType::kFloat32, 1, kHeadSize),
-                 {rope_rows_.as<int32_t>(), static_cast<size_t>(tokens_)}, batch, kv_, stream);
+    RopeAppendKv(
+        qkv, DenseMatrix(static_cast<const void*>(cos_sin_.data()), DType::kFloat32, 1, kHeadSize),
+        {rope_rows_.as<int32_t>(), static_cast<size_t>(tokens_)}, batch, kv_, stream);
     PagedAttention(qkv.Columns(0, kHidden), kv_, batch, 0.088f, attended, stream);
     multiply(attended, partial);
     AddRmsNorm(partial, scale, 1e-5f, residual, normed, stream);
-    if (way_ >= kOther && (way_ - kOther) % 2 == 1) {
-      Multiply({normed, {.dtype = kType, .data = memory_.weights.as<char>() + weight * 2, .out_features = 2 * kMiddle, .in_features = kHidden}, {}, activated});
-      weight += 2 * kMiddle * kHidden;
+    if (way_ == kCublas) {
+      multiply(normed, gate_up);
+      SwiGlu(gate_up, activated, stream);
     } else {
-    multiply(normed, gate_up);
-    SwiGlu(gate_up, activated, stream);
+      MatmulSwiGlu({.x = normed,
+                    .weight = WeightAt(weight, 2 * kMiddle, kHidden),
+                    .bias = {},
+                    .gate_up = gate_up,
+                    .out = activated},
+                   stream);
+      weight += 2 * kMiddle * kHidden;
     }
     multiply(activated, partial);
   }
@@ -150,23 +152,14 @@ class Layer {
  private:
   void Multiply(const cuda::MatmulArgs& args) const {
     if (way_ == kCublas) return MultiplyCublas(args, stream_);
-    if (way_ >= kOther) {
-      const int64_t t = way_ - kOther;
-      cuda::StreamedPlan plan = PlanStreamed(args, stream_);
-      const bool narrow = args.weight.out_features == 4096;
-      if (t & 2) plan.pace = 6;
-      if (t & 4) plan.pace = 8;
-      if (t & 8) plan.pace = 13;
-      if (t & 16) plan.shared_bytes = 176 * 1024;
-      if (t & 32 && narrow) plan.groups = 3, plan.splits = 4;
-      if (t & 64 && narrow) plan.groups = 1, plan.splits = 1;
-      if (t & 128 && narrow) plan.groups = 1, plan.splits = 2, plan.panels = 4, plan.input_slots = 2;
-      if (t & 256) plan.input_slots = 3;
-      if (t & 512) plan.shared_bytes = 224 * 1024;
-      if (t & 1024 && args.weight.out_features == 12288) plan.groups = 3, plan.splits = 1;
-      return MultiplyStreamed(args, plan, stream_);
-    }
     Matmul(args.x, args.weight, args.bias, args.out, DeviceStream::Cuda(stream_));
+  }
+
+  WeightView WeightAt(int64_t first, int64_t out_features, int64_t in_features) const {
+    return {.dtype = kType,
+            .data = memory_.weights.as<char>() + first * 2,
+            .out_features = out_features,
+            .in_features = in_features};
   }
 
   // Places of kHidden columns in the memory for activations.
@@ -211,13 +204,12 @@ void BM_DecodeLayerCuda(benchmark::State& state) {
     const double seconds = CudaSeconds(*stream, 32, [&](int i) { layer.Run(i); });
     ReportCuda(state, *stream, {.seconds = seconds, .bytes = layer.bytes()});
   }
-  constexpr const char* kNames[] = {"matmul", "invariant", "cublas", "other"};
-  state.SetLabel(kNames[std::min<int64_t>(way, kOther)]);
+  constexpr const char* kNames[] = {"matmul", "invariant", "cublas"};
+  state.SetLabel(kNames[way]);
 }
 BENCHMARK(BM_DecodeLayerCuda)
     ->ArgNames({"tokens", "context", "way"})
-    ->ArgsProduct({{1, 2, 4, 8, 16, 24, 32, 48, 64, 128, 256}, {192}, {kMatmul, kInvariant, kCublas}})
-    ->ArgsProduct({{1, 2, 8, 16, 24, 32, 48, 64}, {192}, {kOther + 1, kOther + 9, kOther + 5, kOther + 17, kOther + 33, kOther + 65, kOther + 257, kOther + 513, kOther + 1025}})
+    ->ArgsProduct({{1, 2, 4, 8, 16, 32, 64, 128, 256}, {192}, {kMatmul, kInvariant, kCublas}})
     ->UseManualTime()
     ->Iterations(1);
 

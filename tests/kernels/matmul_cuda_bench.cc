@@ -21,9 +21,20 @@ using cuda::MatmulArgs;
 constexpr int64_t kWeightBytes = int64_t{1536} << 20;  // far beyond the L2 cache
 constexpr int64_t kOtherElements = int64_t{8192} * 28672;
 
-enum Way { kVector, kTiled, kTiled1, kTiled2, kTiled4, kTiled8, kStreamed, kCublas, kInvariant, kMatmul };
-constexpr const char* kWays[] = {"vector",  "tiled",  "tiled/1",   "tiled/2", "tiled/4",
-                                 "tiled/8", "streamed", "cublas", "invariant", "matmul"};
+enum Way {
+  kVector,
+  kTiled,
+  kTiled1,
+  kTiled2,
+  kTiled4,
+  kTiled8,
+  kStreamed,
+  kCublas,
+  kInvariant,
+  kMatmul
+};
+constexpr const char* kWays[] = {"vector",  "tiled",    "tiled/1", "tiled/2",   "tiled/4",
+                                 "tiled/8", "streamed", "cublas",  "invariant", "matmul"};
 
 // Random weights and inputs for all benchmarks: zeros would go faster.
 struct Memory {

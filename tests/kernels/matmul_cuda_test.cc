@@ -110,10 +110,9 @@ class DummyProduct {
 
   void CheckElement(int64_t t, int64_t n, const std::vector<double>& x) const {
     const bool gated = weight_rows_ != out_.cols();
-    const Expected expected =
-        gated ? SwiGluOf(Dot(x, n, dtype_), Dot(x, out_.cols() + n, dtype_), Device::kCuda,
-                         out_.dtype())
-              : Dot(x, n, out_.dtype());
+    const Expected expected = gated ? SwiGluOf(Dot(x, n, dtype_), Dot(x, out_.cols() + n, dtype_),
+                                               Device::kCuda, out_.dtype())
+                                    : Dot(x, n, out_.dtype());
     EXPECT_NEAR(out_.at(t, n), expected.value, expected.tolerance)
         << "token " << t << ", feature " << n << " of " << out_.rows() << " x " << out_.cols()
         << " x " << k_;
@@ -235,10 +234,10 @@ TEST_P(MatmulCudaTest, StreamsMayBeDividedInAnyWay) {
           product.Run(false, [&](const MatmulArgs& args, CudaStream& stream) {
             can = CanMultiply(MatmulPath::kStreamed, args, stream);
             if (can) {
-              MultiplyStreamed(args,
-                               {.groups = groups, .panels = 1 + groups % 2, .splits = splits,
-                                .input_slots = 2},
-                               stream);
+              MultiplyStreamed(
+                  args,
+                  {.groups = groups, .splits = splits, .panels = 1 + groups % 2, .input_slots = 2},
+                  stream);
             }
           });
           if (!can) GTEST_SKIP() << "not on this device, or not for this dtype";

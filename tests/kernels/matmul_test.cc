@@ -95,9 +95,13 @@ TEST_P(MatmulTest, AgreesWithFloat64) {
 
 // With a bias and with odd rows where `intermediate` is odd.
 TEST_P(MatmulTest, GatedAgreesWithFloat64) {
-  for (const auto& [tokens, intermediate, k] :
-       {Shape{0, 8, 16}, {1, 16, 64}, {2, 35, 33}, {7, 72, 200}, {33, 131, 40}, {64, 24, 1000},
-        {300, 40, 72}}) {
+  for (const auto& [tokens, intermediate, k] : {Shape{0, 8, 16},
+                                                {1, 16, 64},
+                                                {2, 35, 33},
+                                                {7, 72, 200},
+                                                {33, 131, 40},
+                                                {64, 24, 1000},
+                                                {300, 40, 72}}) {
     SCOPED_TRACE(testing::Message() << tokens << " x " << k << " to " << intermediate);
     const bool odd = intermediate % 2 == 1;
     const Tensor x = Tensor::Random(activations_, tokens, k, 1, odd ? 5 : 8);

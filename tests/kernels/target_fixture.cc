@@ -79,10 +79,9 @@ WeightView TargetRun::In(WeightView weight) {
 // slope of silu is at most 1.1.
 Expected SwiGluOf(const Expected& gate, const Expected& up, Device device, DType out) {
   const double silu = gate.value / (1 + std::exp(-gate.value));
-  const double inputs = 1.1 * gate.tolerance * (std::fabs(up.value) + up.tolerance) +
-                        std::fabs(silu) * up.tolerance;
-  const double exponential =
-      device == Device::kCuda ? 2 * (2 + 1.16 * std::fabs(gate.value)) : 4;
+  const double inputs =
+      1.1 * gate.tolerance * (std::fabs(up.value) + up.tolerance) + std::fabs(silu) * up.tolerance;
+  const double exponential = device == Device::kCuda ? 2 * (2 + 1.16 * std::fabs(gate.value)) : 4;
   const double relative =
       (exponential + 4) * UnitRoundoff(DType::kFloat32) + 1.01 * UnitRoundoff(out);
   const double value = silu * up.value;
