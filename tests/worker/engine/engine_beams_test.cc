@@ -25,9 +25,9 @@ class EngineBeamsTest : public ::testing::TestWithParam<int32_t> {
     return *harness_;
   }
 
-  static Request Search(RequestKey key, const std::vector<int32_t>& prompt, int32_t width,
+  static Request Search(RequestKey key, std::vector<int32_t> prompt, int32_t width,
                         int32_t max_tokens) {
-    Request request = MakeRequest(key, prompt, max_tokens);
+    Request request = MakeRequest(key, std::move(prompt), max_tokens);
     request.beams.width = width;
     return request;
   }
