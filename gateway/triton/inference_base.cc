@@ -5,6 +5,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/status.h"
+#include "gateway/triton/protocol/classification.h"
 
 namespace caravan {
 
@@ -90,6 +91,9 @@ InferResponse InferenceBase::MakeResponse() {
 
 absl::Status InferenceBase::AddOutput(InferOutput output, InferResponse* response) {
   if (call_.trace != nullptr) call_.trace->AddTensor("TENSOR_BACKEND_OUTPUT", output);
+  if (const int64_t classes = request().ClassesOf(output.name); classes > 0) {
+    output = Classify(output, classes);
+  }
   if (const SharedMemoryUse* place = request().PlaceOf(output.name)) {
     const size_t size = output.data.size();
     if (size > place->byte_size) {

@@ -114,11 +114,12 @@ bool InferenceServer::ModelReady(const std::string& name, const std::string& ver
 }
 
 ServerMetadata InferenceServer::Metadata() const {
-  ServerMetadata metadata = {kServerName,
-                             kServerVersion,
-                             {"model_repository", "model_repository(unload_dependents)",
-                              "model_configuration", "system_shared_memory", "binary_tensor_data",
-                              "parameters", "statistics", "trace", "logging"}};
+  ServerMetadata metadata = {
+      kServerName,
+      kServerVersion,
+      {"classification", "model_repository", "model_repository(unload_dependents)",
+       "model_configuration", "system_shared_memory", "binary_tensor_data", "parameters",
+       "statistics", "trace", "logging"}};
   if (cuda_memory_.available()) metadata.extensions.emplace_back("cuda_shared_memory");
   return metadata;
 }

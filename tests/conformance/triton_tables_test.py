@@ -103,7 +103,7 @@ def test_server_metadata(triton):
     metadata = triton.get_server_metadata()
     assert (metadata.name, metadata.version) == ("triton", "2.33.0")
     assert {"model_repository", "model_repository(unload_dependents)", "model_configuration", "system_shared_memory",
-            "binary_tensor_data", "parameters", "statistics", "trace", "logging"} == set(metadata.extensions)
+            "binary_tensor_data", "classification", "parameters", "statistics", "trace", "logging"} == set(metadata.extensions)
 
 
 def test_health(triton, triton_cluster):
@@ -210,9 +210,20 @@ def test_unexpected_tensors(triton):
         triton.infer("ensemble", [*ensemble_inputs([PROMPT]), column("memory_len", [1], np.uint32)])
     with failing("INVALID_ARGUMENT", "unexpected inference output 'output_ids' for model 'ensemble'"):
         triton.infer("ensemble", ensemble_inputs([PROMPT]), outputs=[triton_grpc.InferRequestedOutput("output_ids")])
-    with failing("UNIMPLEMENTED", "'cum_log_probs'", "classification"):
-        triton.infer("ensemble", ensemble_inputs([PROMPT]),
-                     outputs=[triton_grpc.InferRequestedOutput("cum_log_probs", class_count=2)])
+
+
+def test_classification(triton):
+    """The best beams of each row, "value:index"."""
+    inputs = ensemble_inputs([PROMPT, "The dog"], beam_width=3, is_return_log_probs=True)
+    sums = outputs_of(triton.infer("ensemble", inputs))["cum_log_probs"]
+    classes = outputs_of(triton.infer("ensemble", inputs, outputs=[
+        triton_grpc.InferRequestedOutput("cum_log_probs", class_count=2)]))["cum_log_probs"]
+    assert classes.shape == (2, 2)
+    for row in range(2):
+        best = np.argsort(-sums[row], kind="stable")[:2]
+        assert classes[row].tolist() == [f"{sums[row, beam]:.6f}:{beam}".encode() for beam in best]
+    with failing("INVALID_ARGUMENT", "class result not available for output 'OUTPUT_0'", "'BYTES'"):
+        triton.infer("ensemble", inputs, outputs=[triton_grpc.InferRequestedOutput("OUTPUT_0", class_count=2)])
 
 
 def test_batch_limit(triton):

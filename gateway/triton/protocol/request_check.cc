@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/status.h"
+#include "gateway/triton/protocol/classification.h"
 
 namespace caravan {
 namespace {
@@ -49,8 +50,13 @@ bool CheckedRequest::Wants(std::string_view output) const {
 
 const SharedMemoryUse* CheckedRequest::PlaceOf(std::string_view output) const {
   const auto found = outputs_.find(output);
-  if (found == outputs_.end() || !found->second.has_value()) return nullptr;
-  return &*found->second;
+  if (found == outputs_.end() || !found->second.place.has_value()) return nullptr;
+  return &*found->second.place;
+}
+
+int64_t CheckedRequest::ClassesOf(std::string_view output) const {
+  const auto found = outputs_.find(output);
+  return found == outputs_.end() ? 0 : found->second.classes;
 }
 
 absl::StatusOr<std::optional<uint64_t>> CheckedRequest::Unsigned(const std::string& name,
@@ -263,16 +269,36 @@ class RequestChecker {
         return Invalid("unexpected inference output '", output.name.substr(0, kMaxNameBytes),
                        "' for model '", model_.name, "'");
       }
-      if (output.parameters.contains("classification")) {
-        return absl::UnimplementedError(
-            absl::StrCat(RequestIdPrefix(checked_.request_.id), "output '", output.name,
-                         "': classification is not supported; it has no meaning for this model"));
-      }
       absl::StatusOr<std::optional<SharedMemoryUse>> place =
           SharedMemoryUseOf(output.name, output.parameters);
       if (!place.ok()) return WithId(place.status());
-      checked_.outputs_[output.name] = *std::move(place);
+      const bool in_region = place->has_value();
+      CheckedRequest::RequestedOutput& requested = checked_.outputs_[output.name];
+      requested.place = *std::move(place);
+      const auto classes = output.parameters.find(kClassification);
+      if (classes == output.parameters.end()) continue;
+      if (in_region) {
+        return Invalid("output '", output.name, "': ", kClassification, " and ",
+                       kSharedMemoryRegion, " exclude each other");
+      }
+      RETURN_IF_ERROR(CheckClasses(output.name, classes->second, &requested.classes));
     }
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckClasses(const std::string& output, const InferParameter& value,
+                            int64_t* classes) const {
+    const DataType datatype = model_.FindOutput(output)->datatype;
+    if (!CanClassify(datatype)) {
+      return Invalid("class result not available for output '", output,
+                     "' due to unsupported type '", NameOf(datatype), "'");
+    }
+    const auto* count = std::get_if<int64_t>(&value);
+    if (count == nullptr || *count < 1 || *count > kMaxClasses) {
+      return Invalid("invalid value for '", kClassification, "' parameter of '", output,
+                     "', expected an int64 in [1, ", kMaxClasses, "]");
+    }
+    *classes = *count;
     return absl::OkStatus();
   }
 

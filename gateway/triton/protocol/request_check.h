@@ -37,6 +37,9 @@ class CheckedRequest {
   bool Wants(std::string_view output) const;
   // Where a requested output goes; nullptr: into the message.
   const SharedMemoryUse* PlaceOf(std::string_view output) const;
+  // How many of its greatest elements stand for a requested output (classification.h); 0: it stands
+  // for itself.
+  int64_t ClassesOf(std::string_view output) const;
 
   // One value of a scalar tensor ([rows, 1]); nullopt where it is not given. REQUIRES: the
   // catalogue gives the tensor this type.
@@ -63,7 +66,11 @@ class CheckedRequest {
   InferRequest request_;
   int64_t rows_ = 0;
   std::map<std::string, CheckedInput, std::less<>> inputs_;
-  std::map<std::string, std::optional<SharedMemoryUse>, std::less<>> outputs_;
+  struct RequestedOutput {
+    std::optional<SharedMemoryUse> place;
+    int64_t classes = 0;
+  };
+  std::map<std::string, RequestedOutput, std::less<>> outputs_;
 };
 
 using SharedMemoryReader = absl::FunctionRef<absl::StatusOr<std::string>(const SharedMemoryUse&)>;
