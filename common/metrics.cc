@@ -9,7 +9,9 @@
 #include <cstdint>
 #include <exception>
 #include <future>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 
@@ -26,6 +28,14 @@ void Knock(int port) {
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   (void)connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address));
   close(fd);
+}
+
+// civetweb's: a connection that asks nothing occupies a thread until its time is over, so there are
+// several of them, and a short time.
+std::vector<std::string> ServerOptions(const std::string& listen_address) {
+  return {"listening_ports",       listen_address, "num_threads",       "4",
+          "request_timeout_ms",    "1000",         "enable_keep_alive", "yes",
+          "keep_alive_timeout_ms", "500"};
 }
 
 }  // namespace
@@ -76,7 +86,7 @@ absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(
     const std::string& listen_address, const MetricsRegistry& metrics) {
   auto server = std::unique_ptr<MetricsServer>(new MetricsServer);
   try {  // civetweb reports a port in use by an exception
-    server->exposer_ = std::make_unique<prometheus::Exposer>(listen_address, 1);
+    server->exposer_ = std::make_unique<prometheus::Exposer>(ServerOptions(listen_address));
     server->exposer_->RegisterCollectable(metrics.registry());
     for (const auto& collectable : metrics.collectables()) {
       server->exposer_->RegisterCollectable(collectable);

@@ -58,7 +58,7 @@ def digest(path, entry):
         parts[current] = source[0] if source else ""
         waiting += source[1] if source else ()
     parts["command"] = entry["command"]
-    parts[".clang-tidy"] = (ROOT / ".clang-tidy").read_text()
+    parts[".clang-tidy"] = [(ROOT / name).read_text() for name in (".clang-tidy", "tests/.clang-tidy")]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -21,6 +21,9 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "caravan_worker: %s\n", std::string(config.status().message()).c_str());
     return 1;
   }
+  // Before a device is looked for: the threads that its driver starts block signals as we do, or
+  // one of them would take SIGTERM and end the process by it.
+  ShutdownSignal signal;
   ExplainLostPages();
   InitLogFromFlags(absl::StrCat("worker/", config->rank));
   LogFlags();
@@ -28,6 +31,5 @@ int main(int argc, char** argv) {
     LogError("failed", {{"status", ToString(status)}});
     return 1;
   }
-  ShutdownSignal signal;
   return config->rank == 0 ? RunLeader(*config, &signal) : RunFollower(*config, &signal);
 }

@@ -53,6 +53,8 @@ absl::Status ModelControl::Accept(bool load, uint64_t number, Done* done) {
     status_.set_unload_wanted(!load);
     LogInfo(load ? "load wanted" : "unload wanted", {{"command", number}});
     commands_.push_back({load, {std::exchange(*done, nullptr)}});
+    // Unloaded though a load is wanted is what a load that failed looks like.
+    if (load && status_.state() == Status::UNLOADED) SetStateLocked(Status::LOADING, "");
     return absl::OkStatus();
   }
   if (load != last_load) {
@@ -112,7 +114,9 @@ absl::Status ModelControl::Execute(bool load) {
       SetState(Status::LOADED, "");
     } else {
       LogError("can't load", {{"status", loaded.ToString()}});
-      SetState(Status::UNLOADED, std::string(loaded.message()));
+      const std::lock_guard lock(mutex_);
+      const bool again = commands_.size() > 1 && !status_.unload_wanted();
+      SetStateLocked(again ? Status::LOADING : Status::UNLOADED, std::string(loaded.message()));
     }
     return loaded;
   }
@@ -121,12 +125,21 @@ absl::Status ModelControl::Execute(bool load) {
     SetState(Status::UNLOADING, "");
     unloaded = actions_.unload();
   }
-  SetState(Status::UNLOADED, "unloaded");
+  const std::lock_guard lock(mutex_);
+  if (status_.unload_wanted()) {
+    SetStateLocked(Status::UNLOADED, "unloaded");
+  } else {
+    SetStateLocked(Status::LOADING, "");  // a load waits
+  }
   return unloaded;
 }
 
 void ModelControl::SetState(Status::State state, const std::string& reason) {
   const std::lock_guard lock(mutex_);
+  SetStateLocked(state, reason);
+}
+
+void ModelControl::SetStateLocked(Status::State state, const std::string& reason) {
   status_.set_state(state);
   status_.set_reason(reason);
 }

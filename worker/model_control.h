@@ -61,6 +61,7 @@ class ModelControl {
   void Run();
   absl::Status Execute(bool load);
   void SetState(v1::WorkerModelStatus::State state, const std::string& reason);
+  void SetStateLocked(v1::WorkerModelStatus::State state, const std::string& reason);
 
   const Actions actions_;
   mutable std::mutex mutex_;  // guards all below

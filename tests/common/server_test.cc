@@ -3,6 +3,11 @@
 #include <gmock/gmock.h>
 #include <grpc/health/v1/health.grpc.pb.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <string>
 
 #include "common/metrics.h"
 #include "common/status.h"
@@ -68,6 +73,49 @@ TEST(MetricsServer, NamesTheAddressThatIsInUse) {
   const auto second = MetricsServer::Start(address, metrics);
   EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(std::string(second.status().message()), testing::HasSubstr(address));
+}
+
+// A connection to a port of this host that is closed with the object. Reads wait for 10 s at most.
+class LocalConnection {
+ public:
+  explicit LocalConnection(int port) : fd_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+    sockaddr_in address = {};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(static_cast<uint16_t>(port));
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    const timeval limit = {.tv_sec = 10};
+    setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+    EXPECT_EQ(connect(fd_, reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
+  }
+  LocalConnection(const LocalConnection&) = delete;
+  LocalConnection& operator=(const LocalConnection&) = delete;
+  ~LocalConnection() { close(fd_); }
+
+  // The first bytes that come back; empty when none come in time.
+  std::string Ask(const std::string& request) const {
+    EXPECT_EQ(write(fd_, request.data(), request.size()), static_cast<ssize_t>(request.size()));
+    std::string answer(4096, '\0');
+    const ssize_t size = read(fd_, answer.data(), answer.size());
+    answer.resize(size < 0 ? 0 : static_cast<size_t>(size));
+    return answer;
+  }
+
+ private:
+  int fd_;
+};
+
+// With one thread and civetweb's own 30 s each of these would keep the page away for as long.
+TEST(MetricsServer, AnswersBesideConnectionsThatAskNothing) {
+  const MetricsRegistry metrics;
+  const auto server = MetricsServer::Start("127.0.0.1:0", metrics);
+  ASSERT_TRUE(server.ok()) << server.status();
+  const LocalConnection silent[] = {
+      LocalConnection((*server)->port()), LocalConnection((*server)->port()),
+      LocalConnection((*server)->port()), LocalConnection((*server)->port()),
+      LocalConnection((*server)->port())};
+  const LocalConnection asking((*server)->port());
+  EXPECT_THAT(asking.Ask("GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n"),
+              testing::StartsWith("HTTP/1.1 200"));
 }
 
 TEST(Status, KeepsItsCodeAndSentenceThroughGrpc) {

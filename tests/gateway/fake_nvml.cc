@@ -3,7 +3,8 @@
 
 namespace {
 unsigned long long energy = 5000;  // millijoules
-}
+char gpus[2];                      // their addresses are the handles
+}  // namespace
 
 extern "C" {
 int nvmlInit_v2() { return 0; }
@@ -13,11 +14,11 @@ int nvmlDeviceGetCount_v2(unsigned* count) {
   return 0;
 }
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, void** device) {
-  *device = reinterpret_cast<void*>(static_cast<size_t>(index) + 1);
+  *device = &gpus[index];
   return 0;
 }
 int nvmlDeviceGetUUID(void* device, char* uuid, unsigned length) {
-  std::strncpy(uuid, device == reinterpret_cast<void*>(1) ? "GPU-one" : "GPU-two", length);
+  std::strncpy(uuid, device == &gpus[0] ? "GPU-one" : "GPU-two", length);
   return 0;
 }
 int nvmlDeviceGetUtilizationRates(void*, unsigned* percents) {
@@ -33,15 +34,15 @@ int nvmlDeviceGetMemoryInfo(void*, unsigned long long* bytes) {
 }
 int nvmlDeviceGetPowerUsage(void* device, unsigned* milliwatts) {
   *milliwatts = 1500;
-  return device == reinterpret_cast<void*>(1) ? 0 : 3;
+  return device == &gpus[0] ? 0 : 3;
 }
 int nvmlDeviceGetEnforcedPowerLimit(void* device, unsigned* milliwatts) {
   *milliwatts = 3000;
-  return device == reinterpret_cast<void*>(1) ? 0 : 3;
+  return device == &gpus[0] ? 0 : 3;
 }
 int nvmlDeviceGetTotalEnergyConsumption(void* device, unsigned long long* millijoules) {
   *millijoules = energy;
   energy += 250;
-  return device == reinterpret_cast<void*>(1) ? 0 : 3;
+  return device == &gpus[0] ? 0 : 3;
 }
 }

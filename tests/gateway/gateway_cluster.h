@@ -82,7 +82,8 @@ class GenerateCall {
 
 class Cluster {
  public:
-  explicit Cluster(GatewayConfig config = {}, std::vector<FakeWorker::Options> workers = {{}},
+  explicit Cluster(GatewayConfig config = {},
+                   const std::vector<FakeWorker::Options>& workers = {{}},
                    const FakeWorker::Script& script = nullptr, int num_tokenizers = 1) {
     for (const FakeWorker::Options& options : workers) {
       workers_.push_back(std::make_unique<FakeWorker>(options, script));

@@ -48,11 +48,11 @@ operators() { step operators 400 "$programs/kernels_test" --gtest_brief=1 --gtes
 model() { step model 300 "$programs/worker_model_runner_test" --gtest_brief=1 --gtest_filter='*Cuda*'; }
 ranks() { needs_two ranks && step ranks 200 "$programs/worker_replica_test" --gtest_brief=1 --gtest_filter='*Gpu*'; }
 processes() { needs_two processes && step processes 200 "$programs/worker_test" --gtest_brief=1 --gtest_filter='WorkerProcess*'; }
-# Test files of pytest, four side by side, since starting processes is what takes their time.
+# Test files of pytest, AT_ONCE (4) side by side, since starting processes is what takes their time.
 python_tests() { # name files…
   printf '%s\n' "${@:2}" > "$output/$1.files"
   cd "$root/tests" || return
-  step "$1" 900 xargs -a "$output/$1.files" -P 4 -n 1 "$python" -m pytest -q --color=no -p no:cacheprovider --timeout=120
+  step "$1" 900 xargs -a "$output/$1.files" -P "${AT_ONCE:-4}" -n 1 "$python" -m pytest -q --color=no -p no:cacheprovider --timeout=120
 }
 cluster() {
   local list="" rank

@@ -65,9 +65,8 @@ class Report:
 class Model:
     """One model's weights on disk, its reference and the sequence that all are asked about."""
 
-    def __init__(self, name, folder, device):
+    def __init__(self, name, folder, device, tokens):
         self.name, self.folder, self.device = name, folder, device
-        tokens = CONTEXTS[name]
         self.model, config = references.make_model(name, tokens, device)
         references.save(self.model, config, folder)
         random = torch.Generator().manual_seed(1)
@@ -197,7 +196,9 @@ class ClusterCheck:
 
 def check_model(name, args, report):
     folder = args.folder / name
-    model = Model(name, folder, args.device)
+    # Clusters alone are asked about fewer positions.
+    tokens = CONTEXTS[name] if args.dtypes else min(CONTEXTS[name], CLUSTER_CONTEXT)
+    model = Model(name, folder, args.device, tokens)
     report.note(f"{name}: made")
     if not args.dtypes and not args.tensor_parallel:
         return

@@ -46,8 +46,8 @@ TEST_P(SwiGluTest, AgreesWithFloat64) {
       }
       Tensor out(out_dtype, tokens, n, 4);
       Run(gate_up, out);
-      EXPECT_TRUE(IsClose(out, [&](int64_t t, int64_t c) {
-        return ReferenceSwiGlu(gate_up.at(t, c), gate_up.at(t, n + c), out_dtype);
+      EXPECT_TRUE(IsClose(out, [&, dtype = out_dtype](int64_t t, int64_t c) {
+        return ReferenceSwiGlu(gate_up.at(t, c), gate_up.at(t, n + c), dtype);
       }));
     }
   }

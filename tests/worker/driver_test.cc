@@ -64,6 +64,7 @@ TEST_P(UnusableDriver, IsPassedOverWhereTheCpuWillDo) {
   WorkerProcess worker = Start("auto");
   worker.Address();  // once it listens
   EXPECT_THAT(worker.Log(), HasSubstr(GetParam().reason));
+  // A thread of the driver that took the signal would end the process by it, without a drain.
   worker.Signal(SIGTERM);
   EXPECT_EQ(worker.Join(), 0);
 }

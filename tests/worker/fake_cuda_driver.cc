@@ -1,8 +1,11 @@
 // A stand-in for NVIDIA's driver, libcuda.so.1, whose version is $CARAVAN_FAKE_CUDA_VERSION (13000
 // is 13.0) and which answers $CARAVAN_FAKE_CUDA_INIT when it is initialized. All else that the CUDA
 // runtime asks for is there, and fails.
+#include <unistd.h>
+
 #include <cstdlib>
 #include <cstring>
+#include <thread>
 
 namespace {
 
@@ -22,7 +25,13 @@ int cuDriverGetVersion(int* version) {
   *version = Number("CARAVAN_FAKE_CUDA_VERSION");
   return 0;
 }
-int cuInit(unsigned) { return Number("CARAVAN_FAKE_CUDA_INIT"); }
+// As the real one does, it starts threads of its own, which take the signals of whoever calls.
+int cuInit(unsigned) {
+  std::thread([] {
+    while (true) pause();
+  }).detach();
+  return Number("CARAVAN_FAKE_CUDA_INIT");
+}
 int cuGetProcAddress_v2(const char* name, void** function, int, unsigned long long, int* found);
 int cuGetProcAddress(const char* name, void** function, int, unsigned long long) {
   return cuGetProcAddress_v2(name, function, 0, 0, nullptr);

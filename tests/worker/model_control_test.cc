@@ -138,6 +138,7 @@ TEST_F(ModelControlTest, CloseAnswersWhatWaitsAndTellsOfALoadUnderWay) {
   Answer load;
   Answer unload;
   control_.Submit(true, 1, Into(&load));
+  EXPECT_EQ(control_.status().state(), State::LOADING) << "not as after a load that failed";
   AwaitActions(1);
   control_.Submit(false, 2, Into(&unload));
   EXPECT_TRUE(control_.Close());

@@ -199,8 +199,10 @@ TEST(WorkerProcesses, AnUnloadLetsWhatRunsFinish) {
   client.Submit(MakeGreedySubmit(1, {1, 5, 6}, 200));
   ASSERT_TRUE(client.ReadUntilTokens(1, 2));
   grpc::ClientContext unload;
+  unload.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
   v1::UnloadModelResponse unloaded;
-  ASSERT_TRUE(client.stub().UnloadModel(&unload, {}, &unloaded).ok());
+  const grpc::Status status = client.stub().UnloadModel(&unload, {}, &unloaded);
+  ASSERT_TRUE(status.ok()) << status.error_message();
   const v1::WorkerTokenEvent& last = client.ReadUntilFinished(1).last;
   EXPECT_TRUE(last.finish() == v1::WorkerTokenEvent::LENGTH ||
               last.finish() == v1::WorkerTokenEvent::STOP_TOKEN)

@@ -15,7 +15,7 @@ namespace {
 // A shared memory object of the test's own.
 class Object {
  public:
-  explicit Object(off_t size) : name_(absl::StrCat("/triton_test_", getpid(), "_", ++count_)) {
+  explicit Object(off_t size) : name_(absl::StrCat("/triton_test_", getpid(), "_", ++count)) {
     fd_ = shm_open(name_.c_str(), O_CREAT | O_EXCL | O_RDWR, 0600);
     EXPECT_EQ(ftruncate(fd_, size), 0);
   }
@@ -27,7 +27,7 @@ class Object {
   int fd() const { return fd_; }
 
  private:
-  static inline int count_ = 0;
+  static inline int count = 0;
   const std::string name_;
   int fd_;
 };

@@ -107,7 +107,7 @@ class RankCheck {
 
 class GpuCollectivesTest : public ::testing::TestWithParam<std::tuple<CollectivesKind, int>> {
  protected:
-  // Ranks of one process may share a GPU through peer memory; NCCL refuses that.
+  // Ranks may share a GPU through peer memory (processes on one take turns); NCCL refuses that.
   void SetUp() override {
     std::string why;
     const int needed = kind() == CollectivesKind::kPeer ? 1 : world_size();
@@ -149,8 +149,6 @@ TEST(GpuRankProcess, GetsExactResults) {
 }
 
 TEST_P(GpuCollectivesTest, RanksAsProcessesGetExactResults) {
-  NeedOneGpuEach();
-  if (IsSkipped()) return;
   std::string problem;
   const auto stream = CudaStream::Create({.device = 0}, &problem);
   ASSERT_NE(stream, nullptr) << problem;
@@ -374,9 +372,13 @@ TEST(GpuLeader, TakesNcclOnceARankCanNotMapItsPeers) {
   EXPECT_TRUE(follower.Hear().has_abort());
   heard = follower.Hear();
   EXPECT_EQ(heard.configure().collectives(), "peer");
-  follower.SayFailed(heard.epoch(), "no peer access", absl::StatusCode::kFailedPrecondition);
-  EXPECT_TRUE(follower.Hear().has_abort());
-  heard = follower.Hear();
+  // Once may be a rank that died; see BelievesAFailureOfACollectivesKindOnlyTwiceInARow.
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_EQ(heard.configure().collectives(), "peer");
+    follower.SayFailed(heard.epoch(), "no peer access", absl::StatusCode::kFailedPrecondition);
+    EXPECT_TRUE(follower.Hear().has_abort());
+    heard = follower.Hear();
+  }
   EXPECT_EQ(heard.configure().collectives(), "nccl");
 }
 
