@@ -142,6 +142,11 @@ bool TokenizerClient::usable(const TokenizerSession& session) const {
   return session.connected() && session.vocabulary()->fingerprint == vocabulary_->fingerprint;
 }
 
+bool TokenizerClient::connected() const {
+  return std::any_of(sessions_.begin(), sessions_.end(),
+                     [this](const auto& session) { return usable(*session); });
+}
+
 TokenizerSession* TokenizerClient::Pick() {
   TokenizerSession* best = nullptr;
   for (size_t i = 0; i < sessions_.size(); ++i) {

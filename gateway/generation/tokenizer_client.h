@@ -35,6 +35,8 @@ class TokenizerClient : private TokenizerSession::Listener {
 
   // Of the first tokenizer reached; nullptr before.
   const std::shared_ptr<const Vocabulary>& vocabulary() const { return vocabulary_; }
+  // Whether one that can be used is connected now.
+  bool connected() const;
 
   // One call being made; forgetting it does not cancel it.
   class Call {

@@ -96,7 +96,7 @@ std::shared_ptr<const ServedModel> InferenceServer::served() const {
 }
 
 bool InferenceServer::BackendReady(const TritonModel& model) const {
-  if (dispatcher_->vocabulary() == nullptr || dispatcher_->draining()) return false;
+  if (!dispatcher_->tokenizer().connected() || dispatcher_->draining()) return false;
   if (model.platform == "python") return true;
   const std::shared_ptr<const ServedModel> served = this->served();
   return served != nullptr && dispatcher_->replicas().HasReady(served->name);

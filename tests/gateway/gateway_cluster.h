@@ -152,8 +152,7 @@ class Cluster {
   }
   void DestroyGateway() { gateway_ = nullptr; }
 
- private:
-  // The gateway's metrics are the one thing about it that tests can only look at again and again.
+  // Where tests can only look again and again.
   static void Await(const std::function<bool()>& condition) {
     const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(20);
     while (!condition()) {
@@ -162,6 +161,7 @@ class Cluster {
     }
   }
 
+ private:
   std::vector<std::unique_ptr<FakeWorker>> workers_;
   std::vector<std::unique_ptr<FakeTokenizer>> tokenizers_;
   std::unique_ptr<Gateway> gateway_;

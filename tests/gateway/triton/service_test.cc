@@ -158,6 +158,18 @@ TEST_F(LongContextTest, OutputsHaveABound) {
   for (int row = 0; row < 32; ++row) cluster_.worker().AwaitSubmit();
 }
 
+TEST_F(TritonTest, IsReadyWhileATokenizerAnswers) {
+  const auto ready = [this] {
+    grpc::ClientContext context;
+    inference::ServerReadyResponse response;
+    EXPECT_TRUE(stub_->ServerReady(&context, {}, &response).ok());
+    return response.ready();
+  };
+  EXPECT_TRUE(ready());
+  cluster_.tokenizer().Stop();
+  Cluster::Await([&] { return !ready(); });
+}
+
 class SlowReaderTest : public TritonTest {
  protected:
   static GatewayConfig Config() {
