@@ -56,9 +56,10 @@ ABSL_FLAG(int, max_buffered_tokens, GatewayConfig{}.output.max_buffered_tokens,
           "Tokens kept for one request whose client reads slowly; beyond, the request ends.");
 ABSL_FLAG(int, max_buffered_bytes, GatewayConfig{}.output.max_buffered_bytes,
           "Bytes kept for one request whose client reads slowly; beyond, the request ends.");
-ABSL_FLAG(int, slow_reader_timeout_ms, GatewayConfig{}.output.slow_reader_timeout_ms,
-          "How long an ended request's output may wait for a client that reads nothing, or gives no "
-          "credit.");
+ABSL_FLAG(
+    int, slow_reader_timeout_ms, GatewayConfig{}.output.slow_reader_timeout_ms,
+    "How long an ended request's output may wait for a client that reads nothing, or gives no "
+    "credit.");
 ABSL_FLAG(bool, triton, caravan::TritonConfig{}.enabled,
           "Serve Triton Inference Server's API beside the native one.");
 ABSL_FLAG(std::string, triton_model, "",

@@ -35,8 +35,8 @@ struct AdmissionLimits {
 // bounds: about 32 bytes for each token of each row and beam.
 // tests/cluster/slow_readers_test.py measures it.
 struct OutputLimits {
-  int max_buffered_tokens = 4096;      // of one request
-  int max_buffered_bytes = 1 << 20;    // of one request: text, ids and log probabilities
+  int max_buffered_tokens = 4096;    // of one request
+  int max_buffered_bytes = 1 << 20;  // of one request: text, ids and log probabilities
   // A call whose client takes nothing for so long is broken off once its request has ended (a
   // Session: at once). What an ended request of a Session still has is dropped when no credit
   // comes for so long.

@@ -34,7 +34,7 @@ void Replay(benchmark::State& state, PeerRanks& ranks, const std::function<void(
   };
   replay();
   double seconds = 0;
-  for (auto _ : state) {  // NOLINT(clang-analyzer-deadcode.DeadStores)
+  for (auto _ : state) {
     const auto start = std::chrono::steady_clock::now();
     replay();
     const double time =

@@ -32,7 +32,7 @@ TEST(TokenizerFiles, HaveLlamasDefaultsWhereThereAreNone) {
 }
 
 TEST(TokenizerFiles, WrongTypesAreNamedWithFileAndKey) {
-  const char kConfig[] = "tokenizer_config.json";
+  constexpr char kConfig[] = "tokenizer_config.json";
   EXPECT_THAT(ErrorWith(kConfig, "{"), HasSubstr("not valid JSON"));
   EXPECT_THAT(ErrorWith(kConfig, "[]"), HasSubstr("must hold a JSON object"));
   EXPECT_THAT(ErrorWith(kConfig, R"({"legacy": "no"})"),

@@ -217,7 +217,7 @@ TEST(WorkerProcesses, AStartThatCanNotSucceedEndsWithOneAndASentence) {
   ASSERT_NE(mkdtemp(folder), nullptr);
   const std::string demo = "--model=" CARAVAN_SOURCE_DIR "/models/demo";
   WorkerProcess first(folder, "first", {demo, "--device=cpu", "--listen_address=127.0.0.1:0"});
-  const auto expect_failure = [&](const std::string& words, std::vector<std::string> flags) {
+  const auto expect_failure = [&](const std::string& words, const std::vector<std::string>& flags) {
     WorkerProcess process(folder, "failing", flags);
     EXPECT_EQ(process.Join(), 1) << words;
     EXPECT_THAT(process.Log(), HasSubstr(words));

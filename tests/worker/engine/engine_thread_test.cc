@@ -16,7 +16,7 @@ namespace {
 class Clients {
  public:
   EventSink sink() {
-    return [this](std::vector<TokenEvent> events) {
+    return [this](const std::vector<TokenEvent>& events) {
       {
         const std::lock_guard<std::mutex> lock(mutex_);
         for (const TokenEvent& event : events) {
