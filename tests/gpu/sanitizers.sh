@@ -17,7 +17,7 @@ cases=(
   '*/MatmulTest.AgreesWithFloat64/cuda_float16_float16'
   '*/MatmulTest.AgreesWithFloat64/cuda_batch_invariant_bfloat16_bfloat16'
   '*/MatmulTest.AgreesWithFloat64/cuda_float32_float32'
-  '*/MatmulCudaTest.TilesMayBeSplitOverClusters/bfloat16'
+  '*/MatmulCudaTest.TilesMayBeSplitOverClusters/bfloat16:*/MatmulCudaTest.StreamsMayBeDividedInAnyWay/bfloat16'
   '*/RmsNormTest.*/cuda_float16:*/RmsNormTest.*/cuda_bfloat16'
   '*/SwiGluTest.*/cuda_float16_float16:*/SwiGluTest.*/cuda_float32_bfloat16'
   '*/EmbeddingTest.*/cuda_float16_float16:*/GatherRowsTest.*/cuda:*/CopyKvBlocksTest.*/cuda'
