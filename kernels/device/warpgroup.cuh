@@ -94,7 +94,8 @@ __device__ __forceinline__ void HoldRegisters(float (&sum)[kTiles][4]) {
 #define CARAVAN_ROWS_8(type) \
   CARAVAN_ROWS("8", type, CARAVAN_REGISTERS_4, "%4", "%5", CARAVAN_FRAGMENT(0))
 #define CARAVAN_ROWS_16(type) \
-  CARAVAN_ROWS("16", type, CARAVAN_REGISTERS_8, "%8", "%9", CARAVAN_FRAGMENT(0), CARAVAN_FRAGMENT(1))
+  CARAVAN_ROWS("16", type, CARAVAN_REGISTERS_8, "%8", "%9", CARAVAN_FRAGMENT(0), \
+               CARAVAN_FRAGMENT(1))
 #define CARAVAN_ROWS_32(type) \
   CARAVAN_ROWS("32", type, CARAVAN_REGISTERS_16, "%16", "%17", CARAVAN_FRAGMENT(0), \
                CARAVAN_FRAGMENT(1), CARAVAN_FRAGMENT(2), CARAVAN_FRAGMENT(3))

@@ -344,7 +344,7 @@ __device__ void Consume(const StreamedArgs& args, const StreamedShare& share, St
 // A block has up to 256 rows of weights, or a cluster of blocks has them and each block a part of
 // k, so that all blocks read equally much and few inputs for it. A warp copies weights, a warp
 // copies inputs, each as far ahead as its ring is deep; warpgroups multiply, weights being the rows
-// of wgmma and tokens its columns. The sums depend on the matrix alone, not on the other tokens.
+// of wgmma and tokens its columns. By one plan a token's sums depend on it and the matrix alone.
 template <typename T, int kTokens>
 __global__ void __maxnreg__(96)
     StreamedKernel(const StreamedArgs args, const __grid_constant__ CUtensorMap weight,
