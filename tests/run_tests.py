@@ -87,6 +87,8 @@ def describe(code, limit_s):
 
 
 def run_gtest(program, label, options, counts):
+    if not program.exists():
+        return counts.add(f"{label}: it was not built", "failed")
     limit_s = 7200 if options.long else 600
     command = [str(program), "--gtest_color=no"]
     if options.filter:
