@@ -5,11 +5,13 @@
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/rows.h"
 #include "kernels/dispatch.h"
+#include "kernels/swiglu.h"
 
 namespace caravan {
 namespace cuda {  // matmul.cu
 void Matmul(ConstMatrixView x, const WeightView& weight, ConstVectorView bias, MatrixView out,
             CudaStream& stream);
+void MatmulSwiGlu(const GatedProduct& product, CudaStream& stream);
 void PrepareMatmul(const MatmulShape& shape, const WeightView& weight, CudaStream& stream);
 }  // namespace cuda
 namespace cpu {
@@ -88,6 +90,11 @@ void Matmul(ConstMatrixView x, const WeightView& weight, ConstVectorView bias, M
   }
 }
 
+void MatmulSwiGlu(const GatedProduct& product) {
+  Matmul(product.x, product.weight, product.bias, product.gate_up);
+  SwiGlu(product.gate_up, product.out, DeviceStream::Cpu());
+}
+
 void PrepareMatmul(const MatmulShape&, const WeightView&) {}
 
 }  // namespace
@@ -102,6 +109,19 @@ void Matmul(ConstMatrixView x, const WeightView& weight, ConstVectorView bias, M
   CARAVAN_CHECK(bias.empty() || bias.size == out.cols, bias.size, " against ", out.cols);
   if (out.empty()) return;
   CARAVAN_DISPATCH(Matmul, stream, x, weight, bias, out);
+}
+
+void MatmulSwiGlu(const GatedProduct& product, DeviceStream stream) {
+  const auto& [x, weight, bias, gate_up, out] = product;
+  CARAVAN_CHECK(weight.format == WeightFormat::kDense, "unknown weight format");
+  CARAVAN_CHECK_EQ(x.cols, weight.in_features);
+  CARAVAN_CHECK_EQ(gate_up.cols, weight.out_features);
+  CARAVAN_CHECK_EQ(2 * out.cols, weight.out_features);
+  CARAVAN_CHECK_EQ(gate_up.rows, x.rows);
+  CARAVAN_CHECK_EQ(out.rows, x.rows);
+  CARAVAN_CHECK(bias.empty() || bias.size == gate_up.cols, bias.size, " against ", gate_up.cols);
+  if (out.empty()) return;
+  CARAVAN_DISPATCH(MatmulSwiGlu, stream, product);
 }
 
 void PrepareMatmul(const MatmulShape& shape, const WeightView& weight, DeviceStream stream) {

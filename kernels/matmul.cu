@@ -1,6 +1,7 @@
 #include "kernels/device/elements.cuh"
 #include "kernels/device/matmul/paths.h"
 #include "kernels/matmul.h"
+#include "kernels/swiglu.h"
 
 namespace caravan::cuda {
 namespace {
@@ -19,6 +20,9 @@ bool FillsWaves(int64_t features, int multiprocessors) {
 
 bool IsHalf(DType dtype) { return dtype != DType::kFloat32; }
 
+// Tiles of a gated product take eight rows of each half by turns.
+bool CanGate(const WeightView& weight) { return weight.out_features % 16 == 0; }
+
 }  // namespace
 
 const char* NameOf(MatmulPath path) {
@@ -29,6 +33,8 @@ const char* NameOf(MatmulPath path) {
       return "vector";
     case MatmulPath::kTiled:
       return "tiled";
+    case MatmulPath::kStreamed:
+      return "streamed";
     case MatmulPath::kCublas:
       return "cublas";
   }
@@ -42,7 +48,7 @@ bool InputsAreAligned(const MatmulArgs& args) {
          IsAligned16(args.weight.data);
 }
 
-bool CanMultiply(MatmulPath path, const MatmulArgs& args) {
+bool CanMultiply(MatmulPath path, const MatmulArgs& args, const CudaStream& stream) {
   switch (path) {
     case MatmulPath::kGeneric:
       return true;
@@ -50,6 +56,10 @@ bool CanMultiply(MatmulPath path, const MatmulArgs& args) {
       return InputsAreAligned(args) && args.x.rows <= kMaxVectorTokens;
     case MatmulPath::kTiled:
       return InputsAreAligned(args) && IsHalf(args.x.dtype);
+    case MatmulPath::kStreamed:
+      return InputsAreAligned(args) && IsHalf(args.x.dtype) && args.x.rows <= kMaxStreamedTokens &&
+             (args.out.dtype == args.x.dtype || args.out.dtype == DType::kFloat32) &&
+             stream.device().compute_capability == 90;
     case MatmulPath::kCublas:
       return InputsAreAligned(args) && IsAligned16(args.out.data) &&
              (args.out.dtype == args.x.dtype || args.out.dtype == DType::kFloat32) &&
@@ -59,9 +69,10 @@ bool CanMultiply(MatmulPath path, const MatmulArgs& args) {
 }
 
 MatmulPath ChoosePath(const MatmulArgs& args, const CudaStream& stream) {
-  const auto can = [&](MatmulPath path) { return CanMultiply(path, args); };
+  const auto can = [&](MatmulPath path) { return CanMultiply(path, args, stream); };
   if (!stream.batch_invariant()) {
     if (can(MatmulPath::kVector)) return MatmulPath::kVector;
+    if (can(MatmulPath::kStreamed)) return MatmulPath::kStreamed;
     const int64_t few = FillsWaves(args.out.cols, stream.device().num_multiprocessors)
                             ? kTiledTokensOfFullWaves
                             : kTiledTokens;
@@ -79,6 +90,8 @@ void MultiplyBy(MatmulPath path, const MatmulArgs& args, CudaStream& stream) {
       return MultiplyVector(args, stream);
     case MatmulPath::kTiled:
       return MultiplyTiled(args, 0, stream);
+    case MatmulPath::kStreamed:
+      return MultiplyStreamed(args, PlanStreamed(args, stream), stream);
     case MatmulPath::kCublas:
       return MultiplyCublas(args, stream);
   }
@@ -88,6 +101,20 @@ void Matmul(ConstMatrixView x, const WeightView& weight, ConstVectorView bias, M
             CudaStream& stream) {
   const MatmulArgs args = {x, weight, bias, out};
   MultiplyBy(ChoosePath(args, stream), args, stream);
+}
+
+void MatmulSwiGlu(const GatedProduct& product, CudaStream& stream) {
+  const auto& [x, weight, bias, gate_up, out] = product;
+  const MatmulArgs args = {x, weight, bias, gate_up};
+  const MatmulPath path = ChoosePath(args, stream);
+  const MatmulArgs gated = {x, weight, bias, out};
+  if (path == MatmulPath::kStreamed && gate_up.dtype == x.dtype && CanGate(weight) &&
+      CanMultiply(path, gated, stream)) {
+    MultiplyStreamed(gated, PlanStreamed(gated, stream), stream);
+    return;
+  }
+  MultiplyBy(path, args, stream);
+  SwiGlu(gate_up, out, DeviceStream::Cuda(stream));
 }
 
 void PrepareMatmul(const MatmulShape& shape, const WeightView& weight, CudaStream& stream) {

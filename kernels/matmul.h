@@ -15,6 +15,18 @@ void Matmul(ConstMatrixView x,         // [tokens, in_features]
             MatrixView out,            // [tokens, out_features], any dtype; not aliased with x
             DeviceStream stream);
 
+struct GatedProduct {
+  ConstMatrixView x;     // [tokens, in_features]
+  WeightView weight;     // [2 · intermediate, in_features], gate first
+  ConstVectorView bias;  // [2 · intermediate], or empty
+  MatrixView gate_up;    // [tokens, 2 · intermediate], scratch: holds anything afterwards
+  MatrixView out;        // [tokens, intermediate]; aliased with none of the others
+};
+
+// out = SwiGlu(Matmul(x, weight, bias)), where the product is rounded to the dtype of gate_up: as
+// the two operators one after the other (kernels/swiglu.h).
+void MatmulSwiGlu(const GatedProduct& product, DeviceStream stream);
+
 // A kind of product that will come.
 struct MatmulShape {
   int64_t tokens = 0;

@@ -2,14 +2,13 @@
 
 #include "kernels/device/elements.cuh"
 #include "kernels/device/launch.cuh"
+#include "kernels/device/silu.cuh"
 #include "kernels/swiglu.h"
 
 namespace caravan::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-
-__device__ float SiluMultiply(float gate, float up) { return gate / (1 + __expf(-gate)) * up; }
 
 // One thread per N neighbouring outputs of a row: the operator only moves memory, so each thread
 // has one wide access in flight for gate, up and out.

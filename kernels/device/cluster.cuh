@@ -15,6 +15,18 @@ __device__ inline void SynchronizeCluster() {
 #endif
 }
 
+// The two halves of SynchronizeCluster, for other work in between.
+__device__ inline void ArriveAtCluster() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+#endif
+}
+__device__ inline void WaitForCluster() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+#endif
+}
+
 // What block `rank` of the cluster has where this block has `shared`.
 __device__ inline float4 LoadFromCluster(const float4* shared, int rank) {
 #if __CUDA_ARCH__ >= 900
@@ -28,6 +40,21 @@ __device__ inline float4 LoadFromCluster(const float4* shared, int rank) {
   return v;
 #else
   return *shared;
+#endif
+}
+
+// Writes to block `rank` of the cluster where this block has `shared`; seen there after the next
+// SynchronizeCluster.
+__device__ inline void StoreToCluster(float4* shared, int rank, float4 v) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "{\n.reg .u32 remote;\nmapa.shared::cluster.u32 remote, %0, %1;\n"
+      "st.shared::cluster.v4.f32 [remote], {%2, %3, %4, %5};\n}" ::"r"(
+          static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
+      "r"(rank), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w)
+      : "memory");
+#else
+  *shared = v;
 #endif
 }
 

@@ -54,6 +54,9 @@ __device__ __forceinline__ void HoldRegisters(float (&sum)[kTiles][4]) {
 }
 
 // clang-format off
+#define CARAVAN_REGISTERS_4 "%0, %1, %2, %3"
+#define CARAVAN_REGISTERS_8 CARAVAN_REGISTERS_4 ", %4, %5, %6, %7"
+#define CARAVAN_REGISTERS_16 CARAVAN_REGISTERS_8 ", %8, %9, %10, %11, %12, %13, %14, %15"
 #define CARAVAN_REGISTERS_32 \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
   "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
@@ -83,7 +86,37 @@ __device__ __forceinline__ void HoldRegisters(float (&sum)[kTiles][4]) {
                " {" CARAVAN_REGISTERS_32 "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;" \
                : CARAVAN_FRAGMENTS_8(0) \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
+// sum += A · Bᵀ, A [64, 16] and B [8 · tiles, 16] by descriptor.
+#define CARAVAN_ROWS(columns, type, registers, a_register, b_register, ...) \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n" columns "k16.f32." type "." type \
+               " {" registers "}, " a_register ", " b_register ", 1, 1, 1, 0, 0;" \
+               : __VA_ARGS__ : "l"(a), "l"(b))
+#define CARAVAN_ROWS_8(type) \
+  CARAVAN_ROWS("8", type, CARAVAN_REGISTERS_4, "%4", "%5", CARAVAN_FRAGMENT(0))
+#define CARAVAN_ROWS_16(type) \
+  CARAVAN_ROWS("16", type, CARAVAN_REGISTERS_8, "%8", "%9", CARAVAN_FRAGMENT(0), CARAVAN_FRAGMENT(1))
+#define CARAVAN_ROWS_32(type) \
+  CARAVAN_ROWS("32", type, CARAVAN_REGISTERS_16, "%16", "%17", CARAVAN_FRAGMENT(0), \
+               CARAVAN_FRAGMENT(1), CARAVAN_FRAGMENT(2), CARAVAN_FRAGMENT(3))
+#define CARAVAN_ROWS_64(type) \
+  CARAVAN_ROWS("64", type, CARAVAN_REGISTERS_32, "%32", "%33", CARAVAN_FRAGMENTS_8(0))
+#define CARAVAN_BY_TYPE(product) \
+  if constexpr (std::is_same_v<T, __half>) { product("f16"); } else { product("bf16"); }
 // clang-format on
+
+template <typename T, int kTiles>
+__device__ __forceinline__ void AddRows(float (&sum)[kTiles][4], uint64_t a, uint64_t b) {
+  if constexpr (kTiles == 1) {
+    CARAVAN_BY_TYPE(CARAVAN_ROWS_8);
+  } else if constexpr (kTiles == 2) {
+    CARAVAN_BY_TYPE(CARAVAN_ROWS_16);
+  } else if constexpr (kTiles == 4) {
+    CARAVAN_BY_TYPE(CARAVAN_ROWS_32);
+  } else {
+    static_assert(kTiles == 8);
+    CARAVAN_BY_TYPE(CARAVAN_ROWS_64);
+  }
+}
 
 template <typename T>
 __device__ __forceinline__ void MultiplyRows(float (&sum)[16][4], uint64_t a, uint64_t b,
@@ -114,6 +147,15 @@ __device__ __forceinline__ void AddProduct(float (&sum)[8][4], const uint32_t (&
   }
 }
 
+#undef CARAVAN_ROWS
+#undef CARAVAN_BY_TYPE
+#undef CARAVAN_ROWS_8
+#undef CARAVAN_ROWS_16
+#undef CARAVAN_ROWS_32
+#undef CARAVAN_ROWS_64
+#undef CARAVAN_REGISTERS_4
+#undef CARAVAN_REGISTERS_8
+#undef CARAVAN_REGISTERS_16
 #undef CARAVAN_REGISTERS_32
 #undef CARAVAN_REGISTERS_64
 #undef CARAVAN_FRAGMENT

@@ -30,7 +30,8 @@ def checkpoint(tmp_path_factory):
 
 def refusal(repository, *flags):
     result = subprocess.run([str(CARAVAN), "up", f"--triton_model_repository={repository}", "--gateway_port=0",
-                             "--metrics_port=0", *flags], capture_output=True, text=True, timeout=60, check=False)
+                             "--http_port=0", "--metrics_port=0", *flags], capture_output=True, text=True, timeout=60,
+                            check=False)
     assert result.returncode != 0
     return result.stderr
 
@@ -61,8 +62,8 @@ def test_a_repository_is_served_as_it_says(tmp_path, checkpoint, golden_answers)
     with log.open("wb") as out:
         up = subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", str(CARAVAN), "up", f"--triton_model_repository={repository}",
-             f"--tokenizer={DEMO_MODEL}", "--gateway_port=0", "--metrics_port=0"], stdin=subprocess.DEVNULL,
-            stdout=out, stderr=out, env=dict(os.environ, CARAVAN_STATE_FILE=str(state)))
+             f"--tokenizer={DEMO_MODEL}", "--gateway_port=0", "--http_port=0", "--metrics_port=0"],
+            stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=dict(os.environ, CARAVAN_STATE_FILE=str(state)))
     try:
         await_true(lambda: up.poll() is not None or state.exists(), "the state file")
         assert up.poll() is None, log.read_text()

@@ -226,7 +226,8 @@ def test_every_call_takes_compressed_requests(cluster, compression):
     setting = pb.TraceSettingRequest(model_name=name)
     log = pb.LogSettingsRequest()
     log.settings[name].bool_param = True
-    calls = [("ModelReady", pb.ModelReadyRequest(name=name), None), ("ModelConfig", pb.ModelConfigRequest(name=name), name),
+    calls = [("ModelReady", pb.ModelReadyRequest(name=name), None),
+             ("ModelConfig", pb.ModelConfigRequest(name=name), name),
              ("ModelMetadata", pb.ModelMetadataRequest(name=name), name),
              ("ModelStatistics", pb.ModelStatisticsRequest(name=name), name),
              ("RepositoryIndex", pb.RepositoryIndexRequest(repository_name=name), name),
@@ -310,7 +311,8 @@ def test_wrong_registrations(cluster, stub):
     region = shared_memory.SharedMemory(create=True, size=REGION_BYTES)
     try:
         for index in range(200):
-            key = random_.choice(["/" + region.name, "/" + region.name, "", "/", "..", "/../x", "/caravan_x", "x" * 5000])
+            key = random_.choice(["/" + region.name, "/" + region.name, "", "/", "..", "/../x", "/caravan_x",
+                                  "x" * 5000])
             request = pb.SystemSharedMemoryRegisterRequest(
                 name=f"wrong_{index}", key=key, offset=random_.choice([0, 1, REGION_BYTES, 2 ** 63, 2 ** 64 - 1]),
                 byte_size=random_.choice([0, REGION_BYTES + 1, 2 ** 63, 2 ** 64 - 1]))

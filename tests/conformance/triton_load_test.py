@@ -64,5 +64,6 @@ def test_a_hundred_streams_and_a_hundred_requests_at_once(triton, triton_cluster
     counted = [successes(triton, model) for model in ("ensemble", "fastertransformer")] - before
     sequences = STREAMS + sum(rows)
     assert counted.tolist() == [[sequences, STREAMS + UNARY, 0]] * 2, "rows, requests, failures"
-    print(f"\n{STREAMS} streams ({sum(responses)} responses) and {UNARY} requests ({sum(rows)} rows) of {TOKENS} tokens "
-          f"in {seconds:.2f} s: {sequences * TOKENS / seconds:.0f} tokens/s, {(STREAMS + UNARY) / seconds:.0f} requests/s")
+    print(f"\n{STREAMS} streams ({sum(responses)} responses) and {UNARY} requests ({sum(rows)} rows) of {TOKENS} "
+          f"tokens in {seconds:.2f} s: {sequences * TOKENS / seconds:.0f} tokens/s, "
+          f"{(STREAMS + UNARY) / seconds:.0f} requests/s")

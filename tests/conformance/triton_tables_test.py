@@ -103,7 +103,8 @@ def test_server_metadata(triton):
     metadata = triton.get_server_metadata()
     assert (metadata.name, metadata.version) == ("triton", "2.33.0")
     assert {"model_repository", "model_repository(unload_dependents)", "model_configuration", "system_shared_memory",
-            "binary_tensor_data", "classification", "parameters", "statistics", "trace", "logging"} == set(metadata.extensions)
+            "binary_tensor_data", "classification", "parameters", "statistics", "trace",
+            "logging"} == set(metadata.extensions)
 
 
 def test_health(triton, triton_cluster):

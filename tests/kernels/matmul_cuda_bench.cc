@@ -11,8 +11,6 @@
 #include "kernels/device/device_memory.h"
 #include "kernels/device/matmul/paths.h"
 #include "kernels/dummy_fill.h"
-#include "kernels/rms_norm.h"
-#include "kernels/swiglu.h"
 #include "tests/kernels/cuda_ceiling.h"
 
 namespace caravan {
@@ -23,9 +21,20 @@ using cuda::MatmulArgs;
 constexpr int64_t kWeightBytes = int64_t{1536} << 20;  // far beyond the L2 cache
 constexpr int64_t kOtherElements = int64_t{8192} * 28672;
 
-enum Way { kVector, kTiled, kTiled1, kTiled2, kTiled4, kTiled8, kCublas, kInvariant, kMatmul };
-constexpr const char* kWays[] = {"vector",  "tiled",  "tiled/1",   "tiled/2", "tiled/4",
-                                 "tiled/8", "cublas", "invariant", "matmul"};
+enum Way {
+  kVector,
+  kTiled,
+  kTiled1,
+  kTiled2,
+  kTiled4,
+  kTiled8,
+  kStreamed,
+  kCublas,
+  kInvariant,
+  kMatmul
+};
+constexpr const char* kWays[] = {"vector",  "tiled",    "tiled/1", "tiled/2",   "tiled/4",
+                                 "tiled/8", "streamed", "cublas",  "invariant", "matmul"};
 
 // Random weights and inputs for all benchmarks: zeros would go faster.
 struct Memory {
@@ -62,6 +71,8 @@ void Multiply(Way way, const MatmulArgs& args, CudaStream& stream) {
     case kTiled4:
     case kTiled8:
       return MultiplyTiled(args, 1 << (way - kTiled1), stream);
+    case kStreamed:
+      return MultiplyStreamed(args, PlanStreamed(args, stream), stream);
     case kCublas:
       return MultiplyCublas(args, stream);
     case kMatmul:
@@ -116,10 +127,11 @@ const std::vector<std::pair<int64_t, int64_t>>& Shapes() {
 
 void EveryWay(benchmark::internal::Benchmark* bench) {
   for (const auto& [features, k] : Shapes()) {
-    for (const int64_t tokens : {1, 2, 3, 4, 8, 16, 32, 64, 96, 128, 256, 1024, 4096}) {
+    for (const int64_t tokens : {1, 2, 3, 4, 8, 16, 24, 32, 48, 64, 96, 128, 256, 1024, 4096}) {
       for (int64_t way = kVector; way <= kMatmul; ++way) {
         if (way == kVector && tokens > cuda::kMaxVectorTokens) continue;
         if (way >= kTiled && way <= kTiled8 && tokens > 32) continue;
+        if (way == kStreamed && tokens > cuda::kMaxStreamedTokens) continue;
         bench->Args({features, k, tokens, way});
       }
     }
@@ -128,83 +140,6 @@ void EveryWay(benchmark::internal::Benchmark* bench) {
 BENCHMARK(BM_MatmulCuda)
     ->ArgNames({"out", "in", "tokens", "way"})
     ->Apply(EveryWay)
-    ->UseManualTime()
-    ->Iterations(1);
-
-// The decoder layer of LLaMA 7B without attention, in whose place stands a norm: how well kernels
-// overlap where each needs the one before it. Bytes are those of the weights.
-class Layer {
- public:
-  static constexpr int64_t kHidden = 4096;
-  static constexpr int64_t kMiddle = 11008;
-
-  Layer(CudaStream& stream, int64_t tokens, Way way)
-      : stream_(stream), memory_(RandomMemory(stream)), tokens_(tokens), way_(way) {}
-
-  static constexpr int64_t kParameters = 4 * kHidden * kHidden + 3 * kHidden * kMiddle;
-
-  void Run(int layer) const {
-    const DeviceStream on_stream = DeviceStream::Cuda(stream_);
-    constexpr int64_t kLayers = kWeightBytes / 2 / kParameters;
-    int64_t weight = layer % kLayers * kParameters;
-    const auto multiply = [&](ConstMatrixView x, MatrixView out) {
-      const void* data = memory_.weights.as<char>() + weight * 2;
-      Multiply(way_,
-               {x,
-                {.dtype = kType, .data = data, .out_features = out.cols, .in_features = x.cols},
-                {},
-                out},
-               stream_);
-      weight += x.cols * out.cols;
-    };
-    const ConstVectorView scale = {memory_.x.data(), kType, kHidden};
-    const MatrixView residual = At(0, kHidden);
-    const MatrixView normed = At(1, kHidden);
-    const MatrixView delta = At(2, kHidden);
-    const MatrixView qkv = At(3, 3 * kHidden);
-    const MatrixView gate_up = At(6, 2 * kMiddle);
-    const MatrixView product = At(12, kMiddle);
-    AddRmsNorm(delta, scale, 1e-5f, residual, normed, on_stream);
-    multiply(normed, qkv);
-    RmsNorm(qkv.Columns(0, kHidden), scale, 1e-5f, normed, on_stream);
-    multiply(normed, delta);
-    AddRmsNorm(delta, scale, 1e-5f, residual, normed, on_stream);
-    multiply(normed, gate_up);
-    SwiGlu(gate_up, product, on_stream);
-    multiply(product, delta);
-  }
-
- private:
-  static constexpr DType kType = DType::kFloat16;
-
-  // Places of `hidden` columns in the memory for outputs.
-  MatrixView At(int64_t place, int64_t cols) const {
-    return DenseMatrix(memory_.out.as<char>() + place * tokens_ * kHidden * 2, kType, tokens_,
-                       cols);
-  }
-
-  CudaStream& stream_;
-  const Memory& memory_;
-  const int64_t tokens_;
-  const Way way_;
-};
-
-void BM_DecodeLayerCuda(benchmark::State& state) {
-  const int64_t tokens = state.range(0);
-  const Way way = static_cast<Way>(state.range(1));
-  CudaStream* stream = BenchStream(state, way == kInvariant);
-  if (stream == nullptr) return;
-  const Layer layer(*stream, tokens, way);
-  while (state.KeepRunning()) {
-    const double seconds = CudaSeconds(*stream, 32, [&](int i) { layer.Run(i); });
-    ReportCuda(state, *stream, {.seconds = seconds, .bytes = 2.0 * Layer::kParameters});
-  }
-  state.SetLabel(kWays[way]);
-}
-BENCHMARK(BM_DecodeLayerCuda)
-    ->ArgNames({"tokens", "way"})
-    ->ArgsProduct({{1, 2}, {kVector, kTiled, kCublas, kInvariant}})
-    ->ArgsProduct({{3, 4, 8, 16, 32, 64, 128, 256}, {kCublas, kInvariant, kMatmul}})
     ->UseManualTime()
     ->Iterations(1);
 

@@ -21,7 +21,7 @@ using cuda::MatmulArgs;
 using cuda::MatmulPath;
 
 constexpr MatmulPath kPaths[] = {MatmulPath::kGeneric, MatmulPath::kVector, MatmulPath::kTiled,
-                                 MatmulPath::kCublas};
+                                 MatmulPath::kStreamed, MatmulPath::kCublas};
 constexpr uint64_t kInputKey = 1;
 constexpr uint64_t kWeightKey = 2;
 
@@ -29,18 +29,23 @@ constexpr uint64_t kWeightKey = 2;
 // sample of a large one can be checked.
 class DummyProduct {
  public:
-  DummyProduct(DType dtype, DType out_dtype, int64_t tokens, int64_t features, int64_t k)
-      : dtype_(dtype), k_(k), out_(out_dtype, tokens, features) {}
+  // `weight_rows`: those of the weights, where they are not the features of the output.
+  DummyProduct(DType dtype, DType out_dtype, int64_t tokens, int64_t features, int64_t k,
+               int64_t weight_rows = 0)
+      : dtype_(dtype),
+        k_(k),
+        weight_rows_(weight_rows == 0 ? features : weight_rows),
+        out_(out_dtype, tokens, features) {}
 
   template <typename Multiply>
   void Run(bool batch_invariant, const Multiply& multiply) {
     TargetRun run({.device = Device::kCuda, .batch_invariant = batch_invariant});
     const DeviceMemory x = Fill(kInputKey, out_.rows(), run.stream());
-    const DeviceMemory weight = Fill(kWeightKey, out_.cols(), run.stream());
+    const DeviceMemory weight = Fill(kWeightKey, weight_rows_, run.stream());
     multiply(MatmulArgs{DenseMatrix(static_cast<const void*>(x.data()), dtype_, out_.rows(), k_),
                         {.dtype = dtype_,
                          .data = weight.data(),
-                         .out_features = out_.cols(),
+                         .out_features = weight_rows_,
                          .in_features = k_},
                         {},
                         run.Out(out_)},
@@ -61,7 +66,7 @@ class DummyProduct {
     }
     for (const int64_t t : tokens) {
       const std::vector<double> x = Row(kInputKey, t);
-      for (const int64_t n : features) CheckElement(t, n, x, Row(kWeightKey, n));
+      for (const int64_t n : features) CheckElement(t, n, x);
     }
   }
 
@@ -89,8 +94,9 @@ class DummyProduct {
     return values.Row(0);
   }
 
-  void CheckElement(int64_t t, int64_t n, const std::vector<double>& x,
-                    const std::vector<double>& w) const {
+  // Σ x[i] · w[i] with what may be missing from it, rounded to `out`.
+  Expected Dot(const std::vector<double>& x, int64_t weight_row, DType out) const {
+    const std::vector<double> w = Row(kWeightKey, weight_row);
     double sum = 0;
     double norm = 0;
     for (size_t i = 0; i < x.size(); ++i) {
@@ -98,15 +104,23 @@ class DummyProduct {
       norm += std::fabs(x[i] * w[i]);
     }
     const double factor = 8 * std::sqrt(static_cast<double>(k_)) + 8;
-    EXPECT_NEAR(out_.at(t, n), sum,
-                factor * UnitRoundoff(DType::kFloat32) * norm +
-                    1.01 * UnitRoundoff(out_.dtype()) * std::fabs(sum) + SmallestStep(out_.dtype()))
+    return {sum, factor * UnitRoundoff(DType::kFloat32) * norm +
+                     1.01 * UnitRoundoff(out) * std::fabs(sum) + SmallestStep(out)};
+  }
+
+  void CheckElement(int64_t t, int64_t n, const std::vector<double>& x) const {
+    const bool gated = weight_rows_ != out_.cols();
+    const Expected expected = gated ? SwiGluOf(Dot(x, n, dtype_), Dot(x, out_.cols() + n, dtype_),
+                                               Device::kCuda, out_.dtype())
+                                    : Dot(x, n, out_.dtype());
+    EXPECT_NEAR(out_.at(t, n), expected.value, expected.tolerance)
         << "token " << t << ", feature " << n << " of " << out_.rows() << " x " << out_.cols()
         << " x " << k_;
   }
 
   DType dtype_;
   int64_t k_;
+  int64_t weight_rows_;
   Tensor out_;
 };
 
@@ -125,7 +139,7 @@ TEST_P(MatmulPathTest, TakesTilesAndTheirRemainders) {
         DummyProduct product(dtype, out, tokens, features, k);
         bool can = false;
         product.Run(false, [&](const MatmulArgs& args, CudaStream& stream) {
-          can = CanMultiply(path, args);
+          can = CanMultiply(path, args, stream);
           if (can) MultiplyBy(path, args, stream);
         });
         if (!can) continue;
@@ -205,6 +219,77 @@ TEST_P(MatmulCudaTest, RowsOfARealSizeDoNotDependOnTheirNumber) {
       some.Run(true, multiply);
       for (int64_t t = 0; t < tokens; ++t) {
         ASSERT_EQ(some.out().Bits(t), all.out().Bits(t)) << "row " << t << " of " << tokens;
+      }
+    }
+  }
+}
+
+TEST_P(MatmulCudaTest, StreamsMayBeDividedInAnyWay) {
+  for (const int groups : {1, 2, 3, 4}) {
+    for (const int splits : {1, 2, 4}) {
+      for (const int64_t tokens : {1, 9, 24, 61}) {
+        for (const auto& [features, k] : {std::pair<int64_t, int64_t>{328, 4096}, {40000, 520}}) {
+          DummyProduct product(GetParam(), GetParam(), tokens, features, k);
+          bool can = true;
+          product.Run(false, [&](const MatmulArgs& args, CudaStream& stream) {
+            can = CanMultiply(MatmulPath::kStreamed, args, stream);
+            if (can) {
+              MultiplyStreamed(
+                  args,
+                  {.groups = groups, .splits = splits, .panels = 1 + groups % 2, .input_slots = 2},
+                  stream);
+            }
+          });
+          if (!can) GTEST_SKIP() << "not on this device, or not for this dtype";
+          product.Check();
+          EXPECT_TRUE(product.IsWhole())
+              << groups << " groups, " << splits << " splits, " << tokens << " tokens";
+        }
+      }
+    }
+  }
+}
+
+// One behind the other: each starts before the one before has ended.
+TEST_P(MatmulCudaTest, StreamedBitsDependOnTheRowAlone) {
+  for (const auto& [features, k] :
+       {std::pair<int64_t, int64_t>{4096, 4096}, {12288, 4096}, {1000, 2048}, {128, 8192}}) {
+    const auto run = [&](DummyProduct& product, int repetitions) {
+      bool can = false;
+      product.Run(false, [&](const MatmulArgs& args, CudaStream& stream) {
+        can = CanMultiply(MatmulPath::kStreamed, args, stream);
+        for (int i = 0; can && i < repetitions; ++i) {
+          MultiplyStreamed(args, {.groups = 3, .splits = 4}, stream);
+        }
+      });
+      return can;
+    };
+    DummyProduct all(GetParam(), GetParam(), cuda::kMaxStreamedTokens, features, k);
+    if (!run(all, 1)) GTEST_SKIP() << "not on this device, or not for this dtype";
+    for (const int64_t tokens : {1, 2, 8, 9, 16, 17, 31, 32, 33, 63, 64}) {
+      DummyProduct some(GetParam(), GetParam(), tokens, features, k);
+      run(some, 50);
+      for (int64_t t = 0; t < tokens; ++t) {
+        ASSERT_EQ(some.out().Bits(t), all.out().Bits(t)) << "row " << t << " of " << tokens;
+      }
+    }
+  }
+}
+
+TEST_P(MatmulCudaTest, StreamedGateAgreesWithFloat64) {
+  for (const auto& [intermediate, k] :
+       {std::pair<int64_t, int64_t>{8, 64}, {200, 520}, {1376, 4096}, {11008, 4096}}) {
+    for (const int64_t tokens : {1, 7, 8, 16, 17, 33, 64}) {
+      for (const DType out : {GetParam(), DType::kFloat32}) {
+        DummyProduct product(GetParam(), out, tokens, intermediate, k, 2 * intermediate);
+        bool can = false;
+        product.Run(false, [&](const MatmulArgs& args, CudaStream& stream) {
+          can = CanMultiply(MatmulPath::kStreamed, args, stream);
+          if (can) MultiplyStreamed(args, PlanStreamed(args, stream), stream);
+        });
+        if (!can) GTEST_SKIP() << "not on this device, or not for this dtype";
+        product.Check();
+        EXPECT_TRUE(product.IsWhole()) << tokens << " x " << k << " to " << intermediate;
       }
     }
   }

@@ -93,6 +93,40 @@ TEST_P(MatmulTest, AgreesWithFloat64) {
   }
 }
 
+// With a bias and with odd rows where `intermediate` is odd.
+TEST_P(MatmulTest, GatedAgreesWithFloat64) {
+  for (const auto& [tokens, intermediate, k] : {Shape{0, 8, 16},
+                                                {1, 16, 64},
+                                                {2, 35, 33},
+                                                {7, 72, 200},
+                                                {33, 131, 40},
+                                                {64, 24, 1000},
+                                                {300, 40, 72}}) {
+    SCOPED_TRACE(testing::Message() << tokens << " x " << k << " to " << intermediate);
+    const bool odd = intermediate % 2 == 1;
+    const Tensor x = Tensor::Random(activations_, tokens, k, 1, odd ? 5 : 8);
+    const Tensor weight = Tensor::Random(weights_, 2 * intermediate, k, 2);
+    const Tensor bias = Tensor::Random(weights_, 1, 2 * intermediate, 3);
+    Tensor gate_up(activations_, tokens, 2 * intermediate);
+    Tensor out(activations_, tokens, intermediate, odd ? 3 : 4);
+    TargetRun run(target_);
+    MatmulSwiGlu({.x = run.In(x),
+                  .weight = run.In(weight.weight()),
+                  .bias = odd ? run.In(bias.vector()) : ConstVectorView(),
+                  .gate_up = run.Out(gate_up),
+                  .out = run.Out(out)},
+                 run.stream());
+    run.Finish();
+    EXPECT_TRUE(IsClose(out, [&](int64_t t, int64_t n) {
+      const auto dot = [&](int64_t row) {
+        return ReferenceDot(x.Row(t), weight.Row(row), odd ? bias.at(0, row) : 0,
+                            ErrorFactor(target_, k), activations_);
+      };
+      return SwiGluOf(dot(n), dot(intermediate + n), target_.device, activations_);
+    }));
+  }
+}
+
 TEST_P(MatmulTest, TakesNoRowsAndNoInputs) {
   CheckMatmul(GetParam(), DType::kFloat32, {0, 8, 16});
   const Tensor x(activations_, 2, 0);

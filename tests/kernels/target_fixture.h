@@ -39,6 +39,10 @@ bool IsThere(const Target& target, std::string* why);
     if (!::caravan::IsThere(target, &caravan_why)) GTEST_SKIP() << caravan_why; \
   } while (false)
 
+// silu(gate) · up in float64, and the error that is allowed where `gate` and `up` have errors of
+// their own and the operator computes in float32 and rounds to `out`.
+Expected SwiGluOf(const Expected& gate, const Expected& up, Device device, DType out);
+
 // One run of operators on a target: gives views in its memory of what lies in host memory.
 class TargetRun {
  public:

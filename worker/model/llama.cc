@@ -8,7 +8,6 @@
 #include "kernels/paged_attention.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rope_append_kv.h"
-#include "kernels/swiglu.h"
 
 namespace caravan {
 
@@ -66,8 +65,12 @@ void LlamaModel::Attention(const LlamaLayer& layer, const KvCacheView& kv,
 // partial = this rank's share of down(silu(gate(normed)) · up(normed)).
 void LlamaModel::FeedForward(const LlamaLayer& layer, const Activations& a,
                              DeviceStream stream) const {
-  Matmul(a.normed, layer.gate_up.linear(), layer.gate_up_bias.vector(), a.gate_up, stream);
-  SwiGlu(a.gate_up, a.activated, stream);
+  MatmulSwiGlu({.x = a.normed,
+                .weight = layer.gate_up.linear(),
+                .bias = layer.gate_up_bias.vector(),
+                .gate_up = a.gate_up,
+                .out = a.activated},
+               stream);
   Matmul(a.activated, layer.down.linear(), layer.down_bias.vector(), a.partial, stream);
 }
 

@@ -143,8 +143,7 @@ class ReplicaLeader final : public v1::Replica::CallbackService, private JoinStr
   std::shared_ptr<CollectivesBuilder> builder_;
   std::shared_ptr<Collectives> ranks_;
   bool stopping_ = false;
-  std::thread former_;
-  std::thread watcher_;
+  std::thread former_, watcher_;
 };
 
 }  // namespace caravan

@@ -1,8 +1,8 @@
 #include "gateway/triton/grpc/response_encoder.h"
 
 #include <utility>
-#include <vector>
 
+#include "absl/container/inlined_vector.h"
 #include "inference/grpc_service.pb.h"
 
 namespace caravan {
@@ -138,7 +138,7 @@ grpc::ByteBuffer ResponseEncoder::Assemble(InferResponse response, bool in_strea
         Tag(ModelStreamInferResponse::kInferResponseFieldNumber, WireType::kLengthDelimited));
     buffer_.replace(begin + 1, length, bytes, length);
   }
-  std::vector<grpc::Slice> slices;
+  absl::InlinedVector<grpc::Slice, 4> slices;
   for (InferOutput& output : response.outputs) {
     AppendVarint(raw_tag);
     AppendVarint(output.data.size());

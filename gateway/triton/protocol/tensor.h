@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/container/inlined_vector.h"
 #include "absl/status/statusor.h"
 
 namespace caravan {
@@ -39,7 +40,8 @@ DataType ParseDataType(std::string_view name);
 // Bytes of one element; 0 for kBytes and kInvalid.
 size_t SizeOf(DataType type);
 
-using Shape = std::vector<int64_t>;
+// A response a token makes several: short ones take no memory of their own.
+using Shape = absl::InlinedVector<int64_t, 4>;
 
 // "[-1,1]".
 std::string ToString(const Shape& shape);

@@ -140,7 +140,7 @@ __global__ void __launch_bounds__(DecodeShape<kCols>::kWarps * 32)
   WaitForPredecessor();
   const SequenceTable sequences(memory + Shape::kStagesBytes, plan.count);
   LoadSequences<Shape::kWarps * 32>(a, plan.count, sequences);
-  const StepLine line(plan, sequences.first_steps[plan.count]);
+  const StepLine line(plan, sequences.first_steps);
   const unsigned warp = threadIdx.x / 32;
   // Where there are fewer parts than warps, each is on an SM of its own.
   const unsigned worker = together ? blockIdx.x : warp * gridDim.x + blockIdx.x;

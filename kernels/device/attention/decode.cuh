@@ -42,12 +42,23 @@ struct StepLine {
   unsigned least;  // steps of a worker
   unsigned longer;
 
-  __device__ StepLine(const DecodePlan& plan, int steps_of_a_unit)
-      : steps(static_cast<unsigned>(steps_of_a_unit) * plan.units),
+  // `first_steps`: SequenceTable's.
+  __device__ StepLine(const DecodePlan& plan, const int* first_steps)
+      : steps(static_cast<unsigned>(first_steps[plan.count]) * plan.units),
         workers(min(static_cast<unsigned>(plan.workers),
-                    (steps + plan.least_steps - 1) / plan.least_steps)),
-        least(steps / max(workers, 1u)),
-        longer(steps - least * workers) {}
+                    (steps + plan.least_steps - 1) / plan.least_steps)) {
+    workers = max(workers, 1u);
+    // Sequences of one length: each worker takes whole units where that lasts a sixteenth longer at
+    // most, since then nothing is left to merge.
+    const unsigned units = static_cast<unsigned>(plan.count) * plan.units;
+    const unsigned each = (units + workers - 1) / workers;
+    if (first_steps[plan.count] == plan.count * first_steps[1] &&
+        16 * (each * workers - units) <= units) {
+      workers = (units + each - 1) / each;
+    }
+    least = steps / workers;
+    longer = steps - least * workers;
+  }
   __device__ unsigned FirstStepOf(unsigned worker) const {
     return worker * least + min(worker, longer);
   }

@@ -91,35 +91,68 @@ __device__ void StoreRow(const AttentionArguments& a, const CutUnit& unit, int r
   }
 }
 
-// A block per worker, for the unit that is first cut there, and for every gridDim.y-th of its rows.
-// Lanes share the head; warps have a row each, or share the partials of one where these are many.
-// Most units of a large batch are whole, and are stored already.
+// All warps share the partials of one row. `shares` is free afterwards.
 template <typename T>
+__device__ void MergeTogether(const AttentionArguments& a, const CutUnit& unit,
+                              const Partials& partials, MergedRow* shares) {
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  shares[threadIdx.x] = SumPartials(partials, {warp, kMergeWarps}, a.head_size);
+  __syncthreads();
+  if (warp == 0) {
+    MergedRow merged = shares[threadIdx.x];
+    for (int w = 1; w < kMergeWarps; ++w) merged.Add(shares[w * 32 + threadIdx.x]);
+    StoreRow<T>(a, unit, partials.row, merged);
+  }
+  __syncthreads();
+}
+
+constexpr int kFewPartials = 8;  // which a warp merges by itself
+
+// `kRows` rows a block, of the units that are first cut at their workers: a warp for each, or all
+// warps for one after the other where its partials are many. Most units of a large batch are whole,
+// and are stored already; what is left fits on the GPU at once, so that the next kernel can start.
+template <typename T, int kRows>
 __global__ void __launch_bounds__(32 * kMergeWarps)
     MergeKernel(const AttentionArguments a, const DecodePlan plan) {
   __shared__ MergedRow shares[32 * kMergeWarps];
   ReleaseSuccessor();
   WaitForPredecessor();
-  const CutUnit unit = plan.cuts[blockIdx.x];
-  if (unit.sequence < 0) return;
-  const int warp = threadIdx.x / 32;
-  if (unit.partials <= 8) {
-    for (int row = blockIdx.y + warp * gridDim.y; row < unit.rows; row += kMergeWarps * gridDim.y) {
-      const Partials partials = {plan, blockIdx.x, unit.partials, row};
-      StoreRow<T>(a, unit, row, SumPartials(partials, {0, 1}, a.head_size));
+  const auto merge = [&](unsigned index, bool few) {
+    const unsigned worker = index / plan.unit_rows;
+    if (worker >= static_cast<unsigned>(plan.workers)) return;
+    const CutUnit unit = plan.cuts[worker];
+    const Partials partials = {plan, worker, unit.partials,
+                               static_cast<int>(index % plan.unit_rows)};
+    if (unit.sequence < 0 || partials.row >= unit.rows) return;
+    if (few != (unit.partials <= kFewPartials)) return;
+    if (few) {
+      StoreRow<T>(a, unit, partials.row, SumPartials(partials, {0, 1}, a.head_size));
+    } else {
+      MergeTogether<T>(a, unit, partials, shares);
     }
-    return;
-  }
-  for (int row = blockIdx.y; row < unit.rows; row += gridDim.y) {
-    const Partials partials = {plan, blockIdx.x, unit.partials, row};
-    shares[threadIdx.x] = SumPartials(partials, {warp, kMergeWarps}, a.head_size);
-    __syncthreads();
-    if (warp == 0) {
-      MergedRow merged = shares[threadIdx.x];
-      for (int w = 1; w < kMergeWarps; ++w) merged.Add(shares[w * 32 + threadIdx.x]);
-      StoreRow<T>(a, unit, row, merged);
-    }
-    __syncthreads();
+  };
+  const unsigned warp = threadIdx.x / 32;
+  if (warp < kRows) merge(blockIdx.x * kRows + warp, true);
+#pragma unroll 1
+  for (unsigned i = 0; i < kRows; ++i) merge(blockIdx.x * kRows + i, false);
+}
+
+template <typename T, int kRows>
+void Launch(const AttentionArguments& arguments, const DecodePlan& plan, CudaStream& stream) {
+  const int64_t rows = int64_t{plan.workers} * plan.unit_rows;
+  LaunchDependent(MergeKernel<T, kRows>,
+                  {.grid = dim3(static_cast<unsigned>((rows + kRows - 1) / kRows)),
+                   .threads = 32 * kMergeWarps},
+                  stream, arguments, plan);
+}
+
+template <typename T>
+void Launch(const AttentionArguments& arguments, const DecodePlan& plan, CudaStream& stream) {
+  // Few units have many partials: then each row has a block of its own.
+  if (plan.workers > int64_t{kFewPartials} * plan.count * plan.units) {
+    Launch<T, 1>(arguments, plan, stream);
+  } else {
+    Launch<T, kMergeWarps>(arguments, plan, stream);
   }
 }
 
@@ -127,15 +160,10 @@ __global__ void __launch_bounds__(32 * kMergeWarps)
 
 void LaunchDecodeMerge(const AttentionArguments& arguments, const DecodePlan& plan, DType dtype,
                        CudaStream& stream) {
-  // Few units have many partials: then each row has a block of its own.
-  const bool many = plan.workers > int64_t{8} * plan.count * plan.units;
-  const LaunchShape shape = {.grid = dim3(static_cast<unsigned>(plan.workers),
-                                          static_cast<unsigned>(many ? plan.unit_rows : 1)),
-                             .threads = 32 * kMergeWarps};
   if (dtype == DType::kFloat16) {
-    LaunchDependent(MergeKernel<__half>, shape, stream, arguments, plan);
+    Launch<__half>(arguments, plan, stream);
   } else {
-    LaunchDependent(MergeKernel<__nv_bfloat16>, shape, stream, arguments, plan);
+    Launch<__nv_bfloat16>(arguments, plan, stream);
   }
 }
 

@@ -138,8 +138,9 @@ void MultiplyCublas(const MatmulArgs& args, CudaStream& stream) {
   }
   if (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE) {
     // No algorithm, or it takes the group's largest product alone: the next best path.
-    MultiplyBy(CanMultiply(MatmulPath::kTiled, args) ? MatmulPath::kTiled : MatmulPath::kGeneric,
-               args, stream);
+    MultiplyBy(
+        CanMultiply(MatmulPath::kTiled, args, stream) ? MatmulPath::kTiled : MatmulPath::kGeneric,
+        args, stream);
     return;
   }
   CARAVAN_CUBLAS_CHECK(status);
