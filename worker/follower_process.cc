@@ -69,7 +69,7 @@ class FollowerProcess {
       const std::lock_guard lock(mutex_);
       follower_ = std::make_shared<ReplicaFollower>(options, loaded.runner);
     }
-    const absl::Status status = follower_->Run();
+    absl::Status status = follower_->Run();
     server_.SetServing(false);
     return status;
   }

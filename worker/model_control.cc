@@ -109,7 +109,7 @@ absl::Status ModelControl::Execute(bool load) {
   if (load) {
     if (now == Status::LOADED) return absl::OkStatus();
     SetState(Status::LOADING, "");
-    const absl::Status loaded = actions_.load();
+    absl::Status loaded = actions_.load();
     if (loaded.ok()) {
       SetState(Status::LOADED, "");
     } else {

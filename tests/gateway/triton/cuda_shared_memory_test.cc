@@ -21,7 +21,7 @@ using ::testing::HasSubstr;
 // What a client has on its GPU, as the stand-in for the driver understands it.
 class DeviceMemory {
  public:
-  explicit DeviceMemory(off_t size) : name_(absl::StrCat("/cuda_test_", getpid(), "_", ++count_)) {
+  explicit DeviceMemory(off_t size) : name_(absl::StrCat("/cuda_test_", getpid(), "_", ++objects)) {
     fd_ = shm_open(name_.c_str(), O_CREAT | O_EXCL | O_RDWR, 0600);
     EXPECT_EQ(ftruncate(fd_, size), 0);
   }
@@ -37,7 +37,7 @@ class DeviceMemory {
   int fd() const { return fd_; }
 
  private:
-  static inline int count_ = 0;
+  static inline int objects = 0;
   const std::string name_;
   int fd_;
 };
