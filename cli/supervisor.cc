@@ -39,6 +39,11 @@ std::string QuotedField(const std::string& line) {
     if (start == std::string::npos) continue;
     std::string text;
     for (size_t i = start + key.size(); i < line.size() && line[i] != '"'; ++i) {
+      if (line.compare(i, 6, "\\u000a") == 0) {
+        text += '\n';
+        i += 5;
+        continue;
+      }
       if (line[i] == '\\' && i + 1 < line.size()) ++i;
       text += line[i];
     }

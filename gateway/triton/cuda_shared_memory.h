@@ -34,7 +34,7 @@ class CudaSharedMemoryRegion : public SharedMemoryRegion {
 };
 
 // Opens regions. A thread of its own does what may take long: finding the GPUs, making a context
-// (which takes some 300 MiB of the GPU until its last region is closed), mapping and unmapping.
+// (523 MiB of an H100, until its last region is closed), mapping and unmapping.
 // Copies are made by the thread that reads or writes a region.
 class CudaSharedMemory {
  public:

@@ -89,6 +89,11 @@ absl::Status SharedMemoryRegistry::CheckNew(const std::string& name, uint64_t by
         "shared memory is off here; start the gateway with --triton_shared_memory");
   }
   if (name.empty()) return absl::InvalidArgumentError("shared memory region name is empty");
+  if (name.size() > kMaxNameBytes) {
+    return absl::InvalidArgumentError(absl::StrCat("shared memory region name has ", name.size(),
+                                                   " bytes; at most ", kMaxNameBytes,
+                                                   " are allowed"));
+  }
   if (regions_.contains(name)) {
     return absl::AlreadyExistsError(
         absl::StrCat("shared memory region '", name, "' already in manager"));
@@ -113,6 +118,11 @@ absl::Status SharedMemoryRegistry::Add(Region region) {
 absl::Status SharedMemoryRegistry::Register(const std::string& name, const std::string& key,
                                             uint64_t offset, uint64_t byte_size) {
   RETURN_IF_ERROR(CheckNew(name, byte_size));
+  if (key.size() > kMaxNameBytes) {
+    return absl::InvalidArgumentError(absl::StrCat("the key of shared memory region '", name,
+                                                   "' has ", key.size(), " bytes; at most ",
+                                                   kMaxNameBytes, " are allowed"));
+  }
   // shm_open takes any number of slashes for one.
   const std::string bare = key.substr(std::min(key.find_first_not_of('/'), key.size()));
   if (absl::StartsWith(bare, kReservedPrefix)) {

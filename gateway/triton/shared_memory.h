@@ -104,6 +104,7 @@ class SharedMemoryRegistry {
 
  private:
   static constexpr size_t kMaxRegions = 4096;
+  static constexpr size_t kMaxNameBytes = 1024;  // of a region's name, and of its key
 
   const bool enabled_;
   std::map<std::string, Region> regions_;

@@ -11,6 +11,7 @@ namespace caravan {
 namespace {
 
 constexpr int64_t kMaxDecodedSequences = 1 << 16;  // of one request
+constexpr int64_t kMaxEncodedElements = 1 << 23;   // of one output of preprocessing
 
 InferOutput MakeOutput(const char* name, DataType datatype, Shape shape, std::string data) {
   InferOutput output;
@@ -26,6 +27,14 @@ absl::Status CheckText(const std::string& tensor, size_t row, std::string_view t
   if (offset == std::string::npos) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(tensor, " of row ", row, " is not UTF-8: byte ",
                                                  offset, " does not begin a valid character"));
+}
+
+// One long row widens all of them, so that a short request could ask for gigabytes.
+absl::Status CheckEncodedSize(const char* input, const char* output, int64_t rows, int64_t width) {
+  if (rows <= kMaxEncodedElements / std::max<int64_t>(1, width)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      input, ": ", rows, " rows of ", width, " elements, as many as the longest needs, make ",
+      output, " larger than ", kMaxEncodedElements, " elements; send long rows by themselves"));
 }
 
 // The ids of words, each once: a word has two encodings, at a text's start and inside one.
@@ -125,27 +134,36 @@ absl::Status TokenizerInference::StartEncoding() {
 void TokenizerInference::OnEncoded(const absl::StatusOr<v1::EncodeResponse>& response) {
   tokenizer_call_ = nullptr;
   if (!response.ok()) return Fail(response.status());
+  if (const absl::Status status = TryAnswer(*response); !status.ok()) Fail(status);
+}
+
+absl::Status TokenizerInference::TryAnswer(const v1::EncodeResponse& response) {
   const int64_t rows = request().rows();
   int width = 0;
-  for (int row = 0; row < rows; ++row) {
-    width = std::max(width, response->outputs(row).token_ids_size());
-  }
-  std::string ids;
-  std::string lengths;
   std::vector<WordIds> bad_words;
   std::vector<WordIds> stop_words;
+  for (int row = 0; row < rows; ++row) {
+    width = std::max(width, response.outputs(row).token_ids_size());
+    const WordRange& bad = bad_words_[static_cast<size_t>(row)];
+    const WordRange& stop = stop_words_[static_cast<size_t>(row)];
+    bad_words.push_back(TakeWords(response, bad.first, bad.count));
+    stop_words.push_back(TakeWords(response, stop.first, stop.count));
+  }
+  RETURN_IF_ERROR(CheckEncodedSize("QUERY", "INPUT_ID", rows, width));
+  RETURN_IF_ERROR(
+      CheckEncodedSize("BAD_WORDS_DICT", "BAD_WORDS_IDS", rows, 2 * PackedWordIdsWidth(bad_words)));
+  RETURN_IF_ERROR(CheckEncodedSize("STOP_WORDS_DICT", "STOP_WORDS_IDS", rows,
+                                   2 * PackedWordIdsWidth(stop_words)));
+  std::string ids;
+  std::string lengths;
   // The succeeded system pads with the beginning-of-sequence token; lengths say what counts.
   const int32_t pad = std::max(0, context().dispatcher->vocabulary()->bos_token_id);
   for (int row = 0; row < rows; ++row) {
-    std::vector<int32_t> row_ids(response->outputs(row).token_ids().begin(),
-                                 response->outputs(row).token_ids().end());
+    std::vector<int32_t> row_ids(response.outputs(row).token_ids().begin(),
+                                 response.outputs(row).token_ids().end());
     AppendElement(static_cast<uint32_t>(row_ids.size()), &lengths);
     row_ids.resize(static_cast<size_t>(width), pad);
     ids += Pack(row_ids);
-    const WordRange& bad = bad_words_[static_cast<size_t>(row)];
-    const WordRange& stop = stop_words_[static_cast<size_t>(row)];
-    bad_words.push_back(TakeWords(*response, bad.first, bad.count));
-    stop_words.push_back(TakeWords(*response, stop.first, stop.count));
   }
   PackedWordIds bad = PackWordIds(bad_words);
   PackedWordIds stop = PackWordIds(stop_words);
@@ -161,6 +179,7 @@ void TokenizerInference::OnEncoded(const absl::StatusOr<v1::EncodeResponse>& res
   outputs.push_back(
       MakeOutput("REQUEST_OUTPUT_LEN", DataType::kUint32, output_len.shape, output_len.data));
   Answer(std::move(outputs));
+  return absl::OkStatus();
 }
 
 absl::Status TokenizerInference::StartDecoding() {

@@ -36,6 +36,7 @@ class TokenizerInference : public InferenceBase {
   absl::StatusOr<std::vector<WordRange>> AddWords(const std::string& tensor,
                                                   v1::EncodeRequest* encode) const;
   void OnEncoded(const absl::StatusOr<v1::EncodeResponse>& response);
+  absl::Status TryAnswer(const v1::EncodeResponse& response);
   void OnDecoded(const absl::StatusOr<v1::DecodeResponse>& response);
   void Answer(std::vector<InferOutput> outputs);
   void Stop() override;

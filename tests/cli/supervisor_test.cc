@@ -160,6 +160,7 @@ TEST(LastWords, PrefersTheLastErrorLine) {
             "a E worker/0 bad model");
   EXPECT_EQ(LastWords({"2026 E worker/0 failed status=\"NOT_FOUND: no \\\"x\\\" in y\" a=1"}),
             "no \"x\" in y");
+  EXPECT_EQ(LastWords({"a E gateway failed error=\"two\\u000alines\""}), "two\nlines");
   EXPECT_EQ(LastWords({"only this", ""}), "only this");
   EXPECT_EQ(LastWords({}), "it said nothing");
 }

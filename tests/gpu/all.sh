@@ -11,7 +11,9 @@ python=${PYTHON:-python3}
 budget=${BUDGET:-1800}
 output=${OUTPUT:-$(mktemp -d)}
 weights=$(mktemp -d)
+running=
 trap 'rm -rf "$weights"' EXIT
+trap '[ -z "$running" ] || kill "$running"; exit 143' INT TERM
 gpus=$(nvidia-smi --list-gpus | wc -l)
 ((gpus > 0)) || { echo "nvidia-smi sees no GPU"; exit 1; }
 passed=0 failed=0
@@ -24,7 +26,9 @@ step() { # name limit_s command…
     ((++failed))
     return
   fi
-  if timeout -k 5 "$limit" "${@:3}" > "$output/$name.txt" 2>&1 && ! grep -q '^\[  PASSED  \] 0 tests' "$output/$name.txt"; then
+  timeout -k 5 "$limit" "${@:3}" > "$output/$name.txt" 2>&1 &
+  running=$!
+  if wait "$running" && ! grep -q '^\[  PASSED  \] 0 tests' "$output/$name.txt"; then
     ((++passed))
     echo "$name: passed in $((SECONDS - begun)) s: $(summary "$name")"
   else
@@ -32,6 +36,7 @@ step() { # name limit_s command…
     echo "$name: FAILED after $((SECONDS - begun)) s; $output/$name.txt ends with"
     tail -n 8 "$output/$name.txt" | cut -c1-300
   fi
+  running=
 }
 summary() { grep -E '^(\[  (PASSED|SKIPPED)|[0-9]+ (passed|failed)|ok |right|batch_)|ready after' "$output/$1.txt" | tail -n 4 | cut -c1-200 | paste -sd ';'; }
 

@@ -96,7 +96,7 @@ def main():
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--worker_flags", type=str.split, default=[])
     parser.add_argument("--device", default="cuda")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     results = []
     for model in args.models:
         name, _, dtype = model.partition(":")

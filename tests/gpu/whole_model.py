@@ -235,7 +235,7 @@ def main():
     parser.add_argument("--keep", type=pathlib.Path, help="a folder where the weights stay")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--budget", type=float, default=900, help="seconds after which no check begins")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     torch.backends.cuda.matmul.allow_tf32 = False
     report = Report(args.budget)
     with tempfile.TemporaryDirectory(dir="/dev/shm") as temporary:

@@ -84,13 +84,18 @@ absl::StatusOr<WordIds> ReadWordIds(const std::string& tensor, const CheckedInpu
   return words;
 }
 
-PackedWordIds PackWordIds(const std::vector<WordIds>& rows) {
+int64_t PackedWordIdsWidth(const std::vector<WordIds>& rows) {
   size_t width = 1;
   for (const WordIds& words : rows) {
     size_t total = 0;
     for (const std::vector<int32_t>& word : words) total += word.size();
     width = std::max(width, total);
   }
+  return static_cast<int64_t>(width);
+}
+
+PackedWordIds PackWordIds(const std::vector<WordIds>& rows) {
+  const auto width = static_cast<size_t>(PackedWordIdsWidth(rows));
   PackedWordIds packed;
   packed.shape = {static_cast<int64_t>(rows.size()), 2, static_cast<int64_t>(width)};
   for (const WordIds& words : rows) {

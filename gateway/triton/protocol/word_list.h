@@ -34,5 +34,7 @@ struct PackedWordIds {
   std::string data;
 };
 PackedWordIds PackWordIds(const std::vector<WordIds>& rows);
+// The N of it.
+int64_t PackedWordIdsWidth(const std::vector<WordIds>& rows);
 
 }  // namespace caravan

@@ -130,6 +130,34 @@ TEST_F(TritonTest, StopWordsOfTwoTokensReachTheWorker) {
   EXPECT_TRUE(IsFinal(stream.Read()));
 }
 
+TEST_F(TritonTest, PreprocessingDoesNotWidenManyRowsToALongOne) {
+  const auto encode = [this](size_t rows, size_t longest, const std::string& stop_word) {
+    std::vector<std::string> texts(rows, "a");
+    texts[1] = std::string(longest, 'a');
+    std::vector<std::string> stop_lines(rows);
+    stop_lines[0] = stop_word;
+    ModelInferRequest request;
+    request.set_model_name("preprocessing");
+    const auto num_rows = static_cast<int64_t>(rows);
+    AddInput("QUERY", "BYTES", num_rows, Texts(texts), &request);
+    AddInput("REQUEST_OUTPUT_LEN", "UINT32", num_rows, Pack(std::vector<uint32_t>(rows, 1)),
+             &request);
+    AddInput("BAD_WORDS_DICT", "BYTES", num_rows, Texts(std::vector<std::string>(rows)), &request);
+    AddInput("STOP_WORDS_DICT", "BYTES", num_rows, Texts(stop_lines), &request);
+    grpc::ClientContext context;
+    ModelInferResponse response;
+    return stub_->ModelInfer(&context, request, &response);
+  };
+  EXPECT_TRUE(encode(1000, 8000, "").ok());
+  const grpc::Status wide = encode(1000, 9000, "");
+  EXPECT_EQ(wide.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(wide.error_message(), testing::AllOf(HasSubstr("QUERY: 1000 rows of 9001 elements"),
+                                                   HasSubstr("8388608 elements")));
+  const grpc::Status words = encode(1000, 1, std::string(5000, 'w'));
+  EXPECT_EQ(words.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(words.error_message(), HasSubstr("STOP_WORDS_DICT: 1000 rows of"));
+}
+
 class LongContextTest : public TritonTest {
  protected:
   static FakeWorker::Options Options() {

@@ -77,6 +77,17 @@ TEST(SharedMemory, RegistersANameOnce) {
   EXPECT_TRUE(kept->Read(0, 100).ok()) << "a request that uses it keeps it";
 }
 
+TEST(SharedMemory, BoundsWhatANameCosts) {
+  const Object object(100);
+  SharedMemoryRegistry registry(true);
+  const std::string longest(1024, 'r');
+  EXPECT_TRUE(registry.Register(longest, object.name(), 0, 100).ok());
+  EXPECT_EQ(registry.Register(longest + "r", object.name(), 0, 100).message(),
+            "shared memory region name has 1025 bytes; at most 1024 are allowed");
+  EXPECT_EQ(registry.Register("r", std::string(2000, '/') + object.name(), 0, 100).code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
 TEST(SharedMemory, RefusesWhatItCantHave) {
   const Object object(100);
   SharedMemoryRegistry registry(true);
