@@ -117,7 +117,7 @@ TEST_P(MatmulTest, GatedAgreesWithFloat64) {
                   .out = run.Out(out)},
                  run.stream());
     run.Finish();
-    EXPECT_TRUE(IsClose(out, [&](int64_t t, int64_t n) {
+    EXPECT_TRUE(IsClose(out, [&, k = k, intermediate = intermediate](int64_t t, int64_t n) {
       const auto dot = [&](int64_t row) {
         return ReferenceDot(x.Row(t), weight.Row(row), odd ? bias.at(0, row) : 0,
                             ErrorFactor(target_, k), activations_);

@@ -352,7 +352,7 @@ HttpResponse AnswerNow(const ManagementRequest& request, InferenceServer* server
 }  // namespace
 
 void Manage(const ManagementRequest& request, InferenceServer* server,
-            std::function<void(HttpResponse)> respond) {
+            const std::function<void(HttpResponse)>& respond) {
   const auto done = [respond](const absl::Status& status) { respond(Answer(status)); };
   if (request.route.action == Action::kModelLoad) return LoadModel(request, server, done);
   if (request.route.action == Action::kModelUnload) return UnloadModel(request, server, done);

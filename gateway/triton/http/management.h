@@ -20,6 +20,6 @@ struct ManagementRequest {
 // REQUIRES: called on the loop; the route is none of inference. `respond` is called once, there
 // too, and maybe later: loading a model takes its time.
 void Manage(const ManagementRequest& request, InferenceServer* server,
-            std::function<void(HttpResponse)> respond);
+            const std::function<void(HttpResponse)>& respond);
 
 }  // namespace caravan
