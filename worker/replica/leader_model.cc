@@ -61,6 +61,8 @@ void ReplicaLeader::OnUnloaded(int rank, const v1::FollowerUnloaded& unloaded) {
   Follower& follower = followers_[rank];
   follower.loaded = false;
   if (wanted_ != WantedModel::kLoaded) return;
+  // It was taken to hold one: what was sent to it for an epoch is lost on it.
+  LoseEpoch(absl::StrCat("rank ", rank, " has no model"));
   const absl::Status why(static_cast<absl::StatusCode>(unloaded.code()),
                          absl::StrCat("rank ", rank, ": ", unloaded.message()));
   if (why.ok()) return TellWhatToHold(follower);  // it was told otherwise before

@@ -100,8 +100,8 @@ TEST(KvMemory, SaysWhatItNeedsAndWhichFlagToChange) {
     return std::string(KvMemory::Allocate(Config(), layout, options).status().message());
   };
   EXPECT_THAT(error(0, 0), AllOf(HasSubstr("--kv_cache_bytes is 0"), HasSubstr("49152 bytes")));
-  EXPECT_THAT(error(0, -1), HasSubstr("must not be negative"));
-  EXPECT_THAT(error(-1, 0), HasSubstr("must not be negative"));
+  EXPECT_THAT(error(0, -1), HasSubstr("neither can be negative"));
+  EXPECT_THAT(error(-1, 0), HasSubstr("neither can be negative"));
   EXPECT_THAT(error(0, int64_t{1} << 55), HasSubstr("lower --kv_cache_bytes"));
   EXPECT_THAT(error(1 << 30, 0), HasSubstr("lower --kv_cache_bytes"));
 }
