@@ -186,21 +186,16 @@ def p99_gap_seconds(cluster, seconds):
 
 
 @pytest.mark.skipif("CARAVAN_LONG_TESTS" not in os.environ, reason="a measurement of half a minute: --long")
-@pytest.mark.timeout(360)
+@pytest.mark.timeout(180)
 def test_the_others_p99_stays_within_a_tenth_while_a_client_reads_nothing_for_ten_seconds(demo_cluster):
-    tried = []
-    for _ in range(5):  # what else runs on this host disturbs some; a gateway that stalls is seen in each
-        p99 = {}
-        for reads in (True, False):  # the same work for the engine in both
-            session = SessionStream(demo_cluster.generation, timeout=120)
-            session.start("other", PROMPT, **ENDLESS)
-            if reads:
-                threading.Thread(target=session.collect, args=(1,), daemon=True).start()
-            p99[reads] = p99_gap_seconds(demo_cluster, 10)
-            session.call.cancel()
-            session.half_close()
-        tried.append(f"{p99[True] * 1e3:.2f} ms beside a client that reads, {p99[False] * 1e3:.2f} ms beside one that "
-                     "doesn't")
-        if p99[False] < p99[True] * 1.1:
-            return
-    raise AssertionError("p99 was " + "; then ".join(tried))
+    p99 = {}
+    for reads in (True, False):  # the same work for the engine in both
+        session = SessionStream(demo_cluster.generation, timeout=120)
+        session.start("other", PROMPT, **ENDLESS)
+        if reads:
+            threading.Thread(target=session.collect, args=(1,), daemon=True).start()
+        p99[reads] = p99_gap_seconds(demo_cluster, 10)
+        session.call.cancel()
+        session.half_close()
+    assert p99[False] < p99[True] * 1.1, (
+        f"p99 is {p99[True] * 1e3:.2f} ms beside a client that reads, {p99[False] * 1e3:.2f} ms beside one that doesn't")

@@ -125,6 +125,9 @@ TEST(TritonHttpService, AClientThatReadsLateGetsEveryEvent) {
   const uint64_t key = cluster.worker().AwaitSubmit().key();
   for (int i = 0; i < 399; ++i) cluster.worker().Emit(key, {WordId(0)});
   cluster.worker().Emit(key, {WordId(3)}, v1::WorkerTokenEvent::LENGTH);
+  // The model is done before the client reads.
+  Cluster::Await(
+      [&] { return cluster.gateway().metrics().finished(EndReason::kLength).Value() == 1; });
   client.Read(/*has_body=*/false);
   EventReader events(&client);
   Json last;
