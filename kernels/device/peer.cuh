@@ -19,7 +19,8 @@ constexpr unsigned int kEmptyWord = 0xffffffffU;
 // What is sent in place of an empty word: two NaN of 16 bits, or one of 32, as that word is too.
 constexpr unsigned int kNanWord = 0x7fff7fffU;
 constexpr unsigned int kSpinsBetweenAbortChecks = 1024;  // some hundred µs
-constexpr unsigned long long kTurnUnits = 1 << 16;       // more than blocks of a launch
+constexpr unsigned long long kNanosecondsBetweenLooks = 100'000;
+constexpr unsigned long long kTurnUnits = 1 << 16;  // more than blocks of a launch
 
 __device__ inline uint4 LoadVolatile(const uint4* from) {
   uint4 x;
@@ -90,11 +91,30 @@ __device__ inline uint4* RegionOf(const PeerView& peers, const Turn& turn, int o
   return reinterpret_cast<uint4*>(peers.regions[owner] + turn.region);
 }
 
-// Whether to stop waiting. The first to notice tells all later launches of this rank.
+__device__ inline unsigned long long GpuNanoseconds() {
+  unsigned long long now;
+  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now)::"memory");
+  return now;
+}
+
+// Whether this thread shall read the abort word: one of all that wait, every
+// kNanosecondsBetweenLooks. Host memory answers about one read a µs, so if each of a launch's
+// thousands of warps read it, the launch would take milliseconds, its peer would wait that long and
+// read it too, and so on for all launches of a step.
+__device__ inline bool IsTurnToLook(PeerCounters* counters) {
+  const unsigned int lane = threadIdx.x % 32;
+  if (lane + 1 != static_cast<unsigned int>(__ffs(static_cast<int>(__activemask())))) return false;
+  const unsigned long long now = GpuNanoseconds();
+  const unsigned long long due = *static_cast<volatile unsigned long long*>(&counters->next_look);
+  return now >= due && atomicCAS(&counters->next_look, due, now + kNanosecondsBetweenLooks) == due;
+}
+
+// Whether to stop waiting. The first to notice tells all that wait and all later launches of this
+// rank.
 __device__ inline bool IsGivenUp(const PeerView& peers, unsigned int& spins) {
   if (++spins % kSpinsBetweenAbortChecks != 0) return false;
   if (LoadVolatile(&peers.counters->aborted) != 0) return true;
-  if (LoadVolatile(peers.abort_word) == 0) return false;
+  if (!IsTurnToLook(peers.counters) || LoadVolatile(peers.abort_word) == 0) return false;
   *static_cast<volatile unsigned int*>(&peers.counters->aborted) = 1;
   return true;
 }

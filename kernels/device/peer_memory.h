@@ -19,6 +19,8 @@ inline constexpr int kMostPeers = 8;
 // On the device: which of the two regions a launch uses, and whether the group was given up.
 struct PeerCounters {
   unsigned long long arrivals;  // of blocks, over all launches
+  // On the GPU's clock, ns: nobody reads the abort word before then.
+  unsigned long long next_look;
   unsigned int aborted;
 };
 

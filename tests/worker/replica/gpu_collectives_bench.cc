@@ -22,8 +22,10 @@ constexpr int kReplays = 5;
 
 using Call = std::function<void(Collectives& ranks, void* memory, DeviceStream stream)>;
 
-// One graph of calls, replayed on all GPUs at once: seconds of one call on the slowest rank.
-double SecondsOfACall(GpuGroup& group, int64_t memory_bytes, const Call& call) {
+// One graph of calls, replayed on all GPUs at once: seconds of one call on the slowest rank. With
+// `late`, rank 0 replays it once and waits so long for the others, which is not counted.
+double SecondsOfACall(GpuGroup& group, int64_t memory_bytes, const Call& call,
+                      absl::Duration late = absl::ZeroDuration()) {
   std::mutex mutex;
   double seconds = 0;
   group.Run([&](Collectives& ranks, CudaStream& stream) {
@@ -39,13 +41,15 @@ double SecondsOfACall(GpuGroup& group, int64_t memory_bytes, const Call& call) {
     cudaGraphLaunch(replayed, stream.handle());
     stream.Synchronize();
     group.Meet();
+    const int replays = late > absl::ZeroDuration() ? 1 : kReplays;
+    if (ranks.rank() > 0) absl::SleepFor(late);
     const auto start = std::chrono::steady_clock::now();
-    for (int i = 0; i < kReplays; ++i) cudaGraphLaunch(replayed, stream.handle());
+    for (int i = 0; i < replays; ++i) cudaGraphLaunch(replayed, stream.handle());
     stream.Synchronize();
     const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
-    {
+    if (ranks.rank() > 0 || late == absl::ZeroDuration()) {
       const std::lock_guard lock(mutex);
-      seconds = std::max(seconds, time.count() / kReplays / kCalls);
+      seconds = std::max(seconds, time.count() / replays / kCalls);
     }
     cudaGraphExecDestroy(replayed);
     cudaGraphDestroy(graph);
@@ -54,7 +58,8 @@ double SecondsOfACall(GpuGroup& group, int64_t memory_bytes, const Call& call) {
   return seconds;
 }
 
-void Time(benchmark::State& state, int64_t memory_bytes, const Call& call) {
+void Time(benchmark::State& state, int64_t memory_bytes, const Call& call,
+          absl::Duration late = absl::ZeroDuration()) {
   std::string why;
   if (!HasGpus(2, &why)) return state.SkipWithError(why.c_str());
   int world_size = 2;
@@ -65,7 +70,7 @@ void Time(benchmark::State& state, int64_t memory_bytes, const Call& call) {
   std::unique_ptr<GpuGroup>& group = groups[kind];
   if (group == nullptr) group = std::make_unique<GpuGroup>(kind, world_size);
   for (auto _ : state) {
-    const double seconds = SecondsOfACall(*group, memory_bytes, call);
+    const double seconds = SecondsOfACall(*group, memory_bytes, call, late);
     state.SetIterationTime(seconds);
     state.counters["us"] = seconds * 1e6;
   }
@@ -111,6 +116,35 @@ BENCHMARK(SumAddRmsNorm)
     ->ArgsProduct({{2, 3}, {1, 8, 64, 512}, {4096, 8192}, {0, 2}, {0, 1}})
     ->UseManualTime()
     ->Iterations(2)
+    ->Unit(benchmark::kMicrosecond);
+
+// What a rank that comes late costs beyond its lateness: a wait must not slow down the calls after
+// it.
+void SumAddRmsNormAfterALateRank(benchmark::State& state) {
+  const int64_t rows = state.range(1);
+  constexpr int64_t kHidden = 4096;
+  const int64_t bytes = rows * kHidden * 2;
+  Time(
+      state, 4 * bytes,
+      [&](Collectives& ranks, void* memory, DeviceStream stream) {
+        auto* const base = static_cast<std::byte*>(memory);
+        const auto matrix = [&](int64_t at) {
+          return DenseMatrix(base + at, DType::kBFloat16, rows, kHidden);
+        };
+        const ReducedNorm norm = {matrix(0),
+                                  {base + 3 * bytes, DType::kBFloat16, kHidden},
+                                  1e-5F,
+                                  matrix(bytes),
+                                  matrix(2 * bytes)};
+        CARAVAN_CHECK(ranks.AllReduceAddRmsNorm(norm, stream).ok());
+      },
+      absl::Milliseconds(5));
+}
+BENCHMARK(SumAddRmsNormAfterALateRank)
+    ->ArgNames({"kind", "rows"})
+    ->ArgsProduct({{2, 3}, {1, 64, 128, 512}})
+    ->UseManualTime()
+    ->Iterations(3)
     ->Unit(benchmark::kMicrosecond);
 
 void GatherColumns(benchmark::State& state) {
