@@ -125,7 +125,9 @@ void StreamReactor::WriteNext() {
       outgoing_.Swap(&outbox_.front());
       outbox_.pop_front();
       outbox_bytes_ -= outgoing_.Length();
-      if (!outbox_.empty()) options.set_buffer_hint();  // one flush for a burst
+      // One flush for a burst. Not with the first message, which brings the call's metadata: gRPC
+      // 1.51 would leave both where they are until something else writes to the connection.
+      if (std::exchange(any_written_, true) && !outbox_.empty()) options.set_buffer_hint();
     }
   }
   if (pump) loop_->Post([self = self_] { self->Pump(); });

@@ -102,9 +102,10 @@ class StreamReactor : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::Byt
   ResponseEncoder encoder_;
 
   std::mutex mutex_;
-  std::deque<grpc::ByteBuffer> outbox_;  // guarded by mutex_, as are the next four
+  std::deque<grpc::ByteBuffer> outbox_;  // guarded by mutex_, as are the next five
   size_t outbox_bytes_ = 0;
   bool writing_ = false;
+  bool any_written_ = false;
   bool pump_awaited_ = false;  // OnWriteDone posts Pump
   EventLoop::Clock::time_point write_started_;
   grpc::ByteBuffer outgoing_;  // gRPC's while writing_

@@ -40,6 +40,21 @@ TEST_F(TritonTest, PartialResponsesComeAtMultiplesOfFiveAndTheFinalOneAddsAToken
   EXPECT_TRUE(stream.stream->Finish().ok());
 }
 
+// Several responses before the first was written: gRPC kept them, and the call's metadata, until
+// something else was written to the connection (a ping, after ten seconds).
+TEST_F(TritonTest, ABurstBeforeTheFirstResponseArrivesAtOnce) {
+  Stream stream(stub_.get());
+  stream.stream->Write(EnsembleRequest({"abc"}, {11}));
+  const v1::WorkerSubmit submit = cluster_.worker().AwaitSubmit();
+  const auto start = std::chrono::steady_clock::now();
+  cluster_.worker().Emit(submit.key(), std::vector<int32_t>(6, WordId(1)));
+  const ModelStreamInferResponse first = stream.Read();
+  EXPECT_EQ(ElementAt<uint32_t>(RawOf(first.infer_response(), "sequence_length"), 0), 5u);
+  const ModelStreamInferResponse second = stream.Read();
+  EXPECT_EQ(ElementAt<uint32_t>(RawOf(second.infer_response(), "sequence_length"), 0), 10u);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(8));
+}
+
 TEST_F(TritonTest, RowsAreShownAfterTheSameNumberOfSteps) {
   Stream stream(stub_.get());
   stream.stream->Write(EnsembleRequest({"abc", "xyz"}, {20, 3}));
