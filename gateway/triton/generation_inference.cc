@@ -367,24 +367,23 @@ absl::StatusOr<InferResponse> GenerationInference::Build(int32_t steps) {
   const int32_t since = std::exchange(last_taken_, steps);
   response.outputs.reserve(outputs_.size());
   for (const std::string& name : outputs_) {
-    InferOutput output;
-    if (name == "OUTPUT_0" || name == "text_output") {
-      output = output_.Text(name, steps, name == "OUTPUT_0");
-    } else if (name == "output_ids") {
-      output = output_.TokenIds(name, steps, since, first);
-    } else if (name == "sequence_length") {
-      output = output_.SequenceLength(name, steps);
-    } else if (name == "cum_log_probs") {
-      output = output_.CumLogProbs(name, steps);
-    } else {
-      output = output_.OutputLogProbs(name, steps, since);
-    }
-    if (const absl::Status status = AddOutput(std::move(output), &response); !status.ok()) {
-      Fail(status);
-      return this->status();
-    }
+    const absl::Status status = AddOutput(MakeOutput(name, steps, since, first), &response);
+    if (status.ok()) continue;
+    Fail(status);
+    return this->status();
   }
   return response;
+}
+
+InferOutput GenerationInference::MakeOutput(const std::string& name, int32_t steps, int32_t since,
+                                            bool first) {
+  if (name == "OUTPUT_0" || name == "text_output") {
+    return output_.Text(name, steps, name == "OUTPUT_0");
+  }
+  if (name == "output_ids") return output_.TokenIds(name, steps, since, first);
+  if (name == "sequence_length") return output_.SequenceLength(name, steps);
+  if (name == "cum_log_probs") return output_.CumLogProbs(name, steps);
+  return output_.OutputLogProbs(name, steps, since);
 }
 
 void GenerationInference::Stop() {

@@ -69,6 +69,7 @@ class GenerationInference : public InferenceBase {
   void Update() override;
   void PlanPartials();
   absl::StatusOr<InferResponse> Build(int32_t steps);
+  InferOutput MakeOutput(const std::string& name, int32_t steps, int32_t since, bool first);
   float RenormalizedLogProb(size_t row, const OutputToken& token) const;
   void CountEncoding(std::chrono::nanoseconds duration) const;
   void CountExecutions(const InferTimes& times);

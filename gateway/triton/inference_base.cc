@@ -89,7 +89,7 @@ InferResponse InferenceBase::MakeResponse() {
   return response;
 }
 
-absl::Status InferenceBase::AddOutput(InferOutput output, InferResponse* response) {
+absl::Status InferenceBase::AddOutput(InferOutput&& output, InferResponse* response) {
   if (call_.trace != nullptr) call_.trace->AddTensor("TENSOR_BACKEND_OUTPUT", output);
   if (const int64_t classes = request().ClassesOf(output.name); classes > 0) {
     output = Classify(output, classes);

@@ -44,7 +44,7 @@ class InferenceBase : public Inference, public std::enable_shared_from_this<Infe
   void Stamp(const char* name) const;
   InferResponse MakeResponse();
   // Puts the output where the request wants it; the error of a region that can't be written.
-  absl::Status AddOutput(InferOutput output, InferResponse* response);
+  absl::Status AddOutput(InferOutput&& output, InferResponse* response);
   // Marks and counts a response of a streaming request.
   void Finalize(bool final, InferResponse* response);
 

@@ -49,6 +49,7 @@ grpc::Slice CopySlice(const std::string& buffer, size_t begin) {
 }  // namespace
 
 void ResponseEncoder::AppendVarint(uint64_t value) {
+  if (value < 0x80) return buffer_.push_back(static_cast<char>(value));
   char bytes[10];
   buffer_.append(bytes, WriteVarint(value, bytes));
 }
@@ -66,9 +67,11 @@ size_t ResponseEncoder::BeginMessage(int field) {
 }
 
 void ResponseEncoder::EndMessage(size_t begin) {
+  const size_t length = buffer_.size() - begin;
+  buffer_[begin - 1] = static_cast<char>(length);
+  if (length < 0x80) return;
   char bytes[10];
-  const size_t size = WriteVarint(buffer_.size() - begin, bytes);
-  buffer_.replace(begin - 1, 1, bytes, size);
+  buffer_.replace(begin - 1, 1, bytes, WriteVarint(length, bytes));
 }
 
 void ResponseEncoder::AppendParameter(int field, std::string_view name,

@@ -1,5 +1,6 @@
 // What Triton's door costs beside the native one: both between a fake worker and a fake tokenizer,
-// all in this process, in turns.
+// in turns. The gateway is a process of its own, so that its processor time can be told from that
+// of the fakes and of the clients, which are in this one.
 //
 //   gateway_triton_bench [--streams=100] [--tokens=100] [--rounds=5] [--interval=5]
 //                        [--step_ms=5] [--door=native|triton]
@@ -13,17 +14,21 @@
 // one alone, for a profiler.
 #include <grpcpp/grpcpp.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdio>
+#include <ctime>
 #include <memory>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "absl/flags/flag.h"
+#include "absl/strings/str_split.h"
 #include "common/flags.h"
 #include "common/log.h"
 #include "inference/grpc_service.grpc.pb.h"
@@ -119,16 +124,16 @@ class TritonClient : public grpc::ClientBidiReactor<inference::ModelInferRequest
 };
 
 // All submits in, then step by step a token for each.
-void RunWorker(Cluster* cluster, int streams) {
+void RunWorker(FakeWorker* worker, int streams) {
   std::vector<uint64_t> keys;
-  for (int i = 0; i < streams; ++i) keys.push_back(cluster->worker().AwaitSubmit().key());
+  for (int i = 0; i < streams; ++i) keys.push_back(worker->AwaitSubmit().key());
   const int steps = absl::GetFlag(FLAGS_tokens);
   const auto pause = std::chrono::milliseconds(absl::GetFlag(FLAGS_step_ms));
   auto next = Clock::now();
   for (int step = 0; step < steps; ++step) {
     std::this_thread::sleep_until(next);
     next += pause;
-    v1::WorkerSessionResponse message = cluster->worker().Response();
+    v1::WorkerSessionResponse message = worker->Response();
     for (const uint64_t key : keys) {
       v1::WorkerTokenEvent* event = message.mutable_events()->add_events();
       event->set_key(key);
@@ -136,11 +141,79 @@ void RunWorker(Cluster* cluster, int streams) {
       event->add_token_ids(WordId(step % 3));
       if (step + 1 == steps) event->set_finish(v1::WorkerTokenEvent::LENGTH);
     }
-    cluster->worker().Send(message);
+    worker->Send(message);
   }
 }
 
-double CpuSeconds() {
+void MuteLog() {
+  LogOptions log;
+  log.level = LogLevel::kWarning;
+  InitLog(log);
+}
+
+// A gateway in a process of its own.
+class GatewayProcess {
+ public:
+  // REQUIRES: nothing of gRPC was used in this process yet.
+  GatewayProcess() {
+    CARAVAN_CHECK(pipe(to_child_) == 0 && pipe(from_child_) == 0);
+    child_ = fork();
+    CARAVAN_CHECK(child_ >= 0);
+    if (child_ == 0) Serve();
+    close(to_child_[0]);
+    close(from_child_[1]);
+  }
+  void Stop() const {
+    close(to_child_[1]);  // it ends
+    waitpid(child_, nullptr, 0);
+  }
+
+  // Returns its port once the worker is ready in its eyes.
+  int Start(const std::string& worker, const std::string& tokenizer) const {
+    const std::string addresses = absl::StrCat(worker, ",", tokenizer);
+    CARAVAN_CHECK(write(to_child_[1], addresses.data(), addresses.size()) > 0);
+    int port = 0;
+    CARAVAN_CHECK(read(from_child_[0], &port, sizeof(port)) == sizeof(port));
+    return port;
+  }
+
+  double CpuSeconds() const {
+    clockid_t clock = 0;
+    timespec time = {};
+    CARAVAN_CHECK(clock_getcpuclockid(child_, &clock) == 0 && clock_gettime(clock, &time) == 0);
+    return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) / 1e9;
+  }
+
+ private:
+  [[noreturn]] void Serve() const {
+    close(to_child_[1]);
+    close(from_child_[0]);
+    MuteLog();
+    char bytes[256];
+    const ssize_t size = read(to_child_[0], bytes, sizeof(bytes));
+    if (size <= 0) _exit(1);
+    const std::pair<std::string, std::string> addresses =
+        absl::StrSplit(std::string(bytes, static_cast<size_t>(size)), ',');
+    GatewayConfig config;
+    config.replicas = {addresses.first};
+    config.tokenizers = {addresses.second};
+    config.listen_address = config.http_address = "127.0.0.1:0";
+    config.metrics_address = "";
+    auto gateway = Gateway::Start(config);
+    CARAVAN_CHECK(gateway.ok(), std::string(gateway.status().message()));
+    Cluster::Await([&] { return (*gateway)->metrics().replicas_ready.Value() == 1; });
+    const int port = (*gateway)->port();
+    CARAVAN_CHECK(write(from_child_[1], &port, sizeof(port)) == sizeof(port));
+    char end = 0;
+    _exit(read(to_child_[0], &end, 1) == 0 ? 0 : 1);
+  }
+
+  int to_child_[2];
+  int from_child_[2];
+  pid_t child_ = 0;
+};
+
+double SecondsOfThisProcess() {
   rusage usage = {};
   getrusage(RUSAGE_SELF, &usage);
   const auto seconds = [](const timeval& time) {
@@ -149,73 +222,81 @@ double CpuSeconds() {
   return seconds(usage.ru_utime) + seconds(usage.ru_stime);
 }
 
+// Of a token, in microseconds; or what one door's are to the other's.
 struct Cost {
-  double wall_us_per_token = 0;
-  double cpu_us_per_token = 0;
+  double wall = 0;
+  double gateway_cpu = 0;
+  double all_cpu = 0;  // clients and fakes included
 };
 
 template <typename Client, typename Stub>
-Cost RunRound(Cluster* cluster, Stub* stub) {
+Cost RunRound(const GatewayProcess& gateway, FakeWorker* worker, Stub* stub) {
   const int streams = absl::GetFlag(FLAGS_streams);
   Running running(streams);
   const auto start = Clock::now();
-  const double cpu = CpuSeconds();
-  std::thread worker([&] { RunWorker(cluster, streams); });
+  const double own_cpu = SecondsOfThisProcess();
+  const double gateway_cpu = gateway.CpuSeconds();
+  std::thread worker_thread([&] { RunWorker(worker, streams); });
   std::vector<std::unique_ptr<Client>> clients;
   for (int i = 0; i < streams; ++i) clients.push_back(std::make_unique<Client>(stub, &running));
   running.AwaitAll();
-  worker.join();
-  const double tokens = static_cast<double>(streams) * absl::GetFlag(FLAGS_tokens);
-  return {std::chrono::duration<double, std::micro>(Clock::now() - start).count() / tokens,
-          (CpuSeconds() - cpu) * 1e6 / tokens};
+  worker_thread.join();
+  const double a_token = 1e6 / (static_cast<double>(streams) * absl::GetFlag(FLAGS_tokens));
+  Cost cost;
+  cost.wall = std::chrono::duration<double>(Clock::now() - start).count() * a_token;
+  cost.gateway_cpu = (gateway.CpuSeconds() - gateway_cpu) * a_token;
+  cost.all_cpu = cost.gateway_cpu + (SecondsOfThisProcess() - own_cpu) * a_token;
+  return cost;
 }
 
-Cost Median(std::vector<Cost> costs) {
-  const size_t middle = costs.size() / 2;
-  std::sort(costs.begin(), costs.end(),
-            [](const Cost& a, const Cost& b) { return a.wall_us_per_token < b.wall_us_per_token; });
-  const double wall = costs[middle].wall_us_per_token;
-  std::sort(costs.begin(), costs.end(),
-            [](const Cost& a, const Cost& b) { return a.cpu_us_per_token < b.cpu_us_per_token; });
-  return {wall, costs[middle].cpu_us_per_token};
+Cost Median(const std::vector<Cost>& costs) {
+  const auto median = [&costs](double Cost::*member) {
+    std::vector<double> values;
+    for (const Cost& cost : costs) values.push_back(cost.*member);
+    std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
+    return values[values.size() / 2];
+  };
+  return {median(&Cost::wall), median(&Cost::gateway_cpu), median(&Cost::all_cpu)};
 }
 
 void Print(const char* door, const Cost& cost) {
-  std::printf("%-7s %9.0f tokens/s, %6.2f us CPU a token\n", door, 1e6 / cost.wall_us_per_token,
-              cost.cpu_us_per_token);
+  std::printf("%-7s %9.0f tokens/s, CPU a token: gateway %6.2f us, all %6.2f us\n", door,
+              1e6 / cost.wall, cost.gateway_cpu, cost.all_cpu);
 }
 
 void Run() {
-  LogOptions log;
-  log.level = LogLevel::kWarning;
-  InitLog(log);
+  const GatewayProcess gateway;
+  MuteLog();
   FakeWorker::Options options;
   options.max_context_tokens = 1 << 20;
-  Cluster cluster({}, {options});
-  cluster.AwaitReady(1);
-  const auto channel = MakeChannel(absl::StrCat("127.0.0.1:", cluster.gateway().port()));
-  const auto triton = inference::GRPCInferenceService::NewStub(channel);
+  FakeWorker worker(options);
+  FakeTokenizer tokenizer;
+  const int port = gateway.Start(worker.address(), tokenizer.address());
+  const auto channel = MakeChannel(absl::StrCat("127.0.0.1:", port));
+  const auto native_stub = v1::Generation::NewStub(channel);
+  const auto triton_stub = inference::GRPCInferenceService::NewStub(channel);
   const std::string door = absl::GetFlag(FLAGS_door);
   std::vector<Cost> native_costs;
   std::vector<Cost> triton_costs;
   std::vector<Cost> ratios;
   for (int round = 0; round <= absl::GetFlag(FLAGS_rounds); ++round) {
     Cost native;
-    Cost with_triton;
-    if (door != "triton") native = RunRound<NativeClient>(&cluster, cluster.stub());
-    if (door != "native") with_triton = RunRound<TritonClient>(&cluster, triton.get());
+    Cost triton;
+    if (door != "triton") native = RunRound<NativeClient>(gateway, &worker, native_stub.get());
+    if (door != "native") triton = RunRound<TritonClient>(gateway, &worker, triton_stub.get());
     if (round == 0) continue;  // connections are made
     native_costs.push_back(native);
-    triton_costs.push_back(with_triton);
-    ratios.push_back({with_triton.wall_us_per_token / native.wall_us_per_token,
-                      with_triton.cpu_us_per_token / native.cpu_us_per_token});
+    triton_costs.push_back(triton);
+    ratios.push_back({triton.wall / native.wall, triton.gateway_cpu / native.gateway_cpu,
+                      triton.all_cpu / native.all_cpu});
   }
+  gateway.Stop();
   if (door != "triton") Print("native", Median(native_costs));
   if (door != "native") Print("triton", Median(triton_costs));
   if (!door.empty()) return;
   const Cost ratio = Median(ratios);
-  std::printf("triton / native: %.2f of the time, %.2f of the CPU time a token\n",
-              ratio.wall_us_per_token, ratio.cpu_us_per_token);
+  std::printf("triton / native: %.2f of the time, CPU: gateway %.2f, all %.2f\n", ratio.wall,
+              ratio.gateway_cpu, ratio.all_cpu);
 }
 
 }  // namespace
