@@ -266,7 +266,8 @@ void SessionReactor::WriteNext() {
       write_started_ = EventLoop::Clock::now();
       outgoing_ = Serialize(outbox_.front());
       outbox_.pop_front();
-      if (!outbox_.empty()) options.set_buffer_hint();  // one flush for a burst
+      // One flush for a burst; not with the first message (decision 0088).
+      if (std::exchange(any_written_, true) && !outbox_.empty()) options.set_buffer_hint();
     }
   }
   if (refill) native_->loop->Post([self = self_] { self->Pump(); });

@@ -111,6 +111,7 @@ class SessionReactor : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::By
   std::mutex mutex_;
   std::deque<v1::SessionResponse> outbox_;      // guarded by mutex_
   bool writing_ = false;                        // guarded by mutex_
+  bool any_written_ = false;                    // guarded by mutex_
   EventLoop::Clock::time_point write_started_;  // guarded by mutex_, with writing_
   grpc::ByteBuffer outgoing_;                   // gRPC's while writing_
   const EventLoop::KeepAlive keep_alive_;
