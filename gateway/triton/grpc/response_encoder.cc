@@ -123,7 +123,7 @@ void ResponseEncoder::AppendHead(const InferResponse& response) {
   for (const InferOutput& output : response.outputs) AppendTensor(output);
 }
 
-grpc::ByteBuffer ResponseEncoder::Assemble(InferResponse response, bool in_stream) {
+grpc::ByteBuffer ResponseEncoder::Assemble(InferResponse&& response, bool in_stream) {
   buffer_.assign(kFrontBytes, '\0');
   AppendHead(response);
   const uint64_t raw_tag =

@@ -30,7 +30,7 @@ class ResponseEncoder {
   void AppendParameter(int field, std::string_view name, const InferParameter& value);
   void AppendTensor(const InferOutput& output);
   void AppendHead(const InferResponse& response);
-  grpc::ByteBuffer Assemble(InferResponse response, bool in_stream);
+  grpc::ByteBuffer Assemble(InferResponse&& response, bool in_stream);
 
   std::string buffer_;
 };

@@ -134,7 +134,7 @@ Reactor* TritonGrpcService::ModelInfer(Call* call, const grpc::ByteBuffer* reque
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* TritonGrpcService::ModelStreamInfer(
     Call* call) {
-  return StreamReactor::Start(loop_, server_, limits_, call);
+  return StreamReactor::Start(loop_, server_, limits_, &encoder_, call);
 }
 
 Reactor* TritonGrpcService::ModelConfig(Call* call, const inference::ModelConfigRequest* request,

@@ -98,6 +98,7 @@ class TritonGrpcService : public internal::AllCalls {
   EventLoop* const loop_;
   InferenceServer* const server_;
   const StreamLimits limits_;
+  ResponseEncoder encoder_;  // of all streams, on the loop: its buffer stays in the cache
 };
 
 }  // namespace caravan

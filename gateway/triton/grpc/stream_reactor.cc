@@ -16,18 +16,20 @@ constexpr char kGrpcErrorKey[] = "triton_grpc_error";
 }  // namespace
 
 StreamReactor::StreamReactor(EventLoop* loop, InferenceServer* server, const StreamLimits& limits,
-                             grpc::CallbackServerContext* call)
+                             ResponseEncoder* encoder, grpc::CallbackServerContext* call)
     : loop_(loop),
       server_(server),
       limits_(limits),
+      encoder_(encoder),
       call_(call),
       call_info_(CallInfoOf(*call)),
       ends_on_error_(MetadataOf(*call, kGrpcErrorKey) == "true"),
       keep_alive_(loop) {}
 
 StreamReactor* StreamReactor::Start(EventLoop* loop, InferenceServer* server,
-                                    const StreamLimits& limits, grpc::CallbackServerContext* call) {
-  std::shared_ptr<StreamReactor> stream(new StreamReactor(loop, server, limits, call));
+                                    const StreamLimits& limits, ResponseEncoder* encoder,
+                                    grpc::CallbackServerContext* call) {
+  std::shared_ptr<StreamReactor> stream(new StreamReactor(loop, server, limits, encoder, call));
   stream->self_ = stream;
   stream->StartRead(&stream->incoming_);
   return stream.get();
@@ -89,22 +91,31 @@ void StreamReactor::Pump() {
   grpc::ByteBuffer message;
   while (!turns_.empty() && AwaitRoom() && NextMessage(&message)) {
     if (ends_on_error_ && !status_.ok()) break;
-    const std::lock_guard<std::mutex> lock(mutex_);
-    outbox_bytes_ += message.Length();
-    outbox_.push_back(std::exchange(message, {}));
-    if (std::exchange(writing_, true)) continue;
-    write = true;
-    write_started_ = EventLoop::Clock::now();
+    if (Enqueue(std::exchange(message, {}))) write = true;
   }
   if (write) {
     WatchSlowReader();
     // Behind the responses that the step brings to other streams: written one right after the
-    // other, they wake gRPC's threads less often than between the making of two.
-    loop_->Post([self = self_] { self->WriteNext(); });
+    // other, they wake gRPC's threads less often than between the making of two. Never with the
+    // buffer hint: gRPC 1.51 would leave a call's first message, and its metadata, where they are
+    // until something else is written to the connection.
+    loop_->Post([self = self_] { self->StartWrite(&self->outgoing_); });
   }
   if (ends_on_error_ && !status_.ok()) return CancelAll();  // once the outbox is written
   if (!reading_ && !half_closed_) ReadNext();
   FinishIfOver();
+}
+
+bool StreamReactor::Enqueue(grpc::ByteBuffer message) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (std::exchange(writing_, true)) {
+    outbox_bytes_ += message.Length();
+    outbox_.push_back(std::move(message));
+    return false;
+  }
+  outgoing_.Swap(&message);
+  write_started_ = EventLoop::Clock::now();
+  return true;
 }
 
 bool StreamReactor::AwaitRoom() {
@@ -113,7 +124,7 @@ bool StreamReactor::AwaitRoom() {
   return !pump_awaited_;
 }
 
-// On the loop or gRPC's thread. REQUIRES: writing_ was set by the caller, who gave up the lock.
+// On gRPC's thread, after a write.
 void StreamReactor::WriteNext() {
   grpc::WriteOptions options;
   bool pump = false;
@@ -129,9 +140,7 @@ void StreamReactor::WriteNext() {
       outgoing_.Swap(&outbox_.front());
       outbox_.pop_front();
       outbox_bytes_ -= outgoing_.Length();
-      // One flush for a burst. Not with the first message, which brings the call's metadata: gRPC
-      // 1.51 would leave both where they are until something else writes to the connection.
-      if (std::exchange(any_written_, true) && !outbox_.empty()) options.set_buffer_hint();
+      if (!outbox_.empty()) options.set_buffer_hint();  // one flush for a burst
     }
   }
   if (pump) loop_->Post([self = self_] { self->Pump(); });
@@ -155,7 +164,7 @@ bool StreamReactor::TakeFrom(Request* request, grpc::ByteBuffer* message) {
   if (error.ok() && inference->HasNext()) {
     absl::StatusOr<InferResponse> response = inference->Next();
     error = response.status();
-    if (response.ok()) *message = encoder_.EncodeInStream(*std::move(response));
+    if (response.ok()) *message = encoder_->EncodeInStream(*std::move(response));
   } else if (error.ok()) {
     if (!inference->ended()) return false;
     error = inference->status();

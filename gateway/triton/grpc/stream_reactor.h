@@ -32,8 +32,9 @@ struct StreamLimits {
 // is read once the last one was handled.
 class StreamReactor : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
  public:
+  // `encoder` is used on the loop, and outlives the loop's tasks.
   static StreamReactor* Start(EventLoop* loop, InferenceServer* server, const StreamLimits& limits,
-                              grpc::CallbackServerContext* call);
+                              ResponseEncoder* encoder, grpc::CallbackServerContext* call);
 
  private:
   // One request, until its last response was written.
@@ -57,7 +58,7 @@ class StreamReactor : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::Byt
   static constexpr size_t kMaxOutboxBytes = 64 << 10;
 
   StreamReactor(EventLoop* loop, InferenceServer* server, const StreamLimits& limits,
-                grpc::CallbackServerContext* call);
+                ResponseEncoder* encoder, grpc::CallbackServerContext* call);
 
   void OnReadDone(bool ok) override;
   void OnWriteDone(bool ok) override;
@@ -70,6 +71,8 @@ class StreamReactor : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::Byt
   void Pump();
   // Room for one more message. False: OnWriteDone posts Pump once there is.
   bool AwaitRoom();
+  // True: nothing was being written, and the message is now outgoing_.
+  bool Enqueue(grpc::ByteBuffer message);
   bool NextMessage(grpc::ByteBuffer* message);
   // False: it has nothing to say now.
   bool TakeFrom(Request* request, grpc::ByteBuffer* message);
@@ -84,6 +87,7 @@ class StreamReactor : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::Byt
   EventLoop* const loop_;
   InferenceServer* const server_;
   const StreamLimits limits_;
+  ResponseEncoder* const encoder_;
   grpc::CallbackServerContext* const call_;  // until gRPC is done
   const CallInfo call_info_;
   const bool ends_on_error_;  // the client asked for a real status
@@ -99,16 +103,14 @@ class StreamReactor : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::Byt
   bool watching_ = false;  // the timer runs
   EventLoop::TimerId slow_reader_timer_;
   grpc::ByteBuffer incoming_;  // gRPC's while reading_
-  ResponseEncoder encoder_;
 
   std::mutex mutex_;
-  std::deque<grpc::ByteBuffer> outbox_;  // guarded by mutex_, as are the next five
+  std::deque<grpc::ByteBuffer> outbox_;  // guarded by mutex_, as are the next four
   size_t outbox_bytes_ = 0;
   bool writing_ = false;
-  bool any_written_ = false;
   bool pump_awaited_ = false;  // OnWriteDone posts Pump
   EventLoop::Clock::time_point write_started_;
-  grpc::ByteBuffer outgoing_;  // gRPC's while writing_
+  grpc::ByteBuffer outgoing_;  // gRPC's while writing_, once StartWrite was called
   const EventLoop::KeepAlive keep_alive_;
 };
 
