@@ -21,6 +21,7 @@ namespace cpu {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kGreatest = std::numeric_limits<float>::max();
 
 void ApplyBiases(const SamplingRow& row, std::span<float> logits) {
   for (const TokenBias& bias : row.biases) {
@@ -59,6 +60,9 @@ void ApplyPenalties(const SamplingRow& row, std::span<float> logits) {
 float Sanitize(std::span<float> logits) {
   return ActivePrimitives().sanitize_max(logits.data(), static_cast<int64_t>(logits.size()));
 }
+
+// Of what Sanitize has left.
+bool IsFinite(float logit) { return logit != -kInfinity && logit != kGreatest; }
 
 // log Σ e^logit.
 double LogSumExp(std::span<const float> logits, float max) {
@@ -154,9 +158,9 @@ bool ApplyTemperature(const SamplingRow& row, std::span<float> logits, float* ma
   if (row.temperature < kLeastTemperature || *max == -kInfinity) return false;
   if (row.temperature == 1) return true;
   for (float& logit : logits) {
-    logit = std::min(logit / row.temperature, std::numeric_limits<float>::max());
+    logit = std::min(logit / row.temperature, kGreatest);
   }
-  *max = std::min(*max / row.temperature, std::numeric_limits<float>::max());
+  *max = std::min(*max / row.temperature, kGreatest);
   return true;
 }
 
@@ -168,12 +172,17 @@ void SampleRow(const SamplingRow& row, std::span<float> logits, SamplingOutput* 
   }
   const bool wants_raw = row.num_logprobs >= 0 && !row.processed_logprobs;
   std::span<const float> reported = logits;
+  std::span<const float> own;  // the model's; kept where they are reported, or one overflowed
   double log_sum = 0;
   float max = Sanitize(logits);
-  if (wants_raw) {
+  const float first = logits[0];
+  if (wants_raw || max == kGreatest) {
     float* copy = FloatScratch(ScratchUse::kOther, static_cast<int64_t>(logits.size()));
     std::memcpy(copy, logits.data(), logits.size_bytes());
-    reported = {copy, logits.size()};
+    own = {copy, logits.size()};
+  }
+  if (wants_raw) {
+    reported = own;
     log_sum = LogSumExp(reported, max);
     ListTop(row, reported, log_sum, output);
   }
@@ -193,9 +202,11 @@ void SampleRow(const SamplingRow& row, std::span<float> logits, SamplingOutput* 
     output->token_id =
         static_cast<int32_t>(std::find(logits.begin(), logits.end(), max) - logits.begin());
   }
+  const auto id = static_cast<size_t>(output->token_id);
+  // Where none is kept, an id other than the 0 that stands for no token at all had a possible one.
+  output->finite = own.empty() ? id != 0 || first != -kInfinity : IsFinite(own[id]);
   if (row.num_logprobs >= 0) {
-    output->logprob =
-        static_cast<float>(double{reported[static_cast<size_t>(output->token_id)]} - log_sum);
+    output->logprob = static_cast<float>(double{reported[id]} - log_sum);
   }
 }
 

@@ -22,7 +22,8 @@ namespace {
 
 constexpr int kScanBlocks = 5;  // of a multiprocessor, so that loads of some hide work of others
 constexpr int kFinishGroups = 4;
-constexpr int kListKeys = kSliceIds / 2;  // of 64 bits, in a buffer of kSliceIds words
+constexpr float kGreatestUndoubted = 1e20f;  // far below what a temperature leaves of FLT_MAX
+constexpr int kListKeys = kSliceIds / 2;     // of 64 bits, in a buffer of kSliceIds words
 
 using SlicePart = Part<kScanThreads, kScanGroups>;
 
@@ -324,8 +325,13 @@ __global__ __launch_bounds__(kFinishThreads) void FinishRows(SampleArguments arg
   int32_t id = plan.greedy ? summary.best.id : drawn.id;
   float logit = plan.greedy ? summary.best.value : drawn.logit;
   if (logit == kImpossible) id = 0;  // none is possible
-  if (raw) logit = Sanitize(arguments.logits.row(r)[id]);
+  // What the model gave is read where it is reported, or the logit that was drawn from leaves
+  // doubt.
+  const bool doubtful = !(fabsf(logit) < kGreatestUndoubted);
+  const float own = raw || doubtful ? Sanitize(arguments.logits.row(r)[id]) : logit;
+  if (raw) logit = own;
   output->token_id = id;
+  output->finite = IsFinite(own);
   output->logprob = row.num_logprobs < 0 ? 0 : static_cast<float>(double{logit} - log_sum);
   output->num_top = num_top;
 }

@@ -58,14 +58,18 @@ struct TokenLogprob {
 
 struct SamplingOutput {
   int32_t token_id = 0;
-  float logprob = 0;                  // of token_id; 0 where num_logprobs is -1
-  int32_t num_top = 0;                // how many of `top` are set
+  float logprob = 0;    // of token_id; 0 where num_logprobs is -1
+  int32_t num_top = 0;  // how many of `top` are set
+  // Whether the model's own logit of token_id is a number below the greatest float. If not, no
+  // token could be drawn from what the model gave, or one was whose logit overflowed.
+  bool finite = true;
   TokenLogprob top[kMaxTopLogprobs];  // greatest first, ties by lower id
 };
 
-// One token a row. NaN counts as -infinity, +infinity as the greatest float. `logits` may be
-// overwritten. Columns from vocab_size on (padding) are never drawn. On CUDA, `rows` and what its
-// spans point to lie in device memory too.
+// One token a row. NaN counts as -infinity, +infinity as the greatest float; where that leaves no
+// possible token, or the parameters ban all, it is token 0. `logits` may be overwritten. Columns
+// from vocab_size on (padding) are never drawn. On CUDA, `rows` and what its spans point to lie in
+// device memory too.
 void Sample(MatrixView logits,  // float32 [rows, ≥ vocab_size]
             int32_t vocab_size,
             std::span<const SamplingRow> rows,  // [rows]

@@ -55,6 +55,9 @@ WorkerMetrics::WorkerMetrics(MetricsRegistry* registry, int tensor_parallel)
       finished_requests(Requests(registry, "finished")),
       cancelled_requests(Requests(registry, "cancelled")),
       refused_requests(Requests(registry, "refused")),
+      nonfinite_logits(
+          registry->AddCounter("caravan_worker_nonfinite_logits_total",
+                               "Requests that ended because the model's logits were not numbers.")),
       closed_sessions(registry->AddCounter("caravan_worker_sessions_closed_total",
                                            "Sessions of gateways that ended.")),
       plan_seconds(StepPhase(registry, "plan")),
@@ -94,6 +97,7 @@ void WorkerMetrics::Update(const EngineStats& stats, bool is_ready, uint64_t now
   grow(preemptions, stats.preemptions, last_.preemptions);
   grow(finished_requests, stats.finished, last_.finished);
   grow(cancelled_requests, stats.cancelled, last_.cancelled);
+  grow(nonfinite_logits, stats.nonfinite_logits, last_.nonfinite_logits);
   last_ = stats;
 }
 

@@ -35,6 +35,7 @@ struct WorkerMetrics {
   Counter& finished_requests;
   Counter& cancelled_requests;
   Counter& refused_requests;
+  Counter& nonfinite_logits;
   Counter& closed_sessions;
   Histogram& plan_seconds;
   Histogram& submit_seconds;

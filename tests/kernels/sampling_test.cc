@@ -31,6 +31,21 @@ class SamplingTest : public testing::TestWithParam<Target> {
   }
 };
 
+// What the vocabulary of a case is made of.
+enum class Shape : uint8_t { kPeaked, kFlat, kTied };
+
+Tensor RandomLogits(Shape shape, int64_t rows, int64_t vocab, uint64_t seed) {
+  Tensor logits = Tensor::Random(DType::kFloat32, rows, vocab, seed, vocab % 5);
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < vocab; ++c) {
+      const double x = logits.at(r, c);
+      const double tied = std::round(2 * x);
+      logits.Set(r, c, shape == Shape::kPeaked ? 4 * x : shape == Shape::kFlat ? 0.1 * x : tied);
+    }
+  }
+  return logits;
+}
+
 // `row` at so many successive positions.
 std::vector<SamplingRow> AtPositions(SamplingRow row, int64_t count) {
   std::vector<SamplingRow> rows;
@@ -200,6 +215,61 @@ TEST_P(SamplingTest, TreatsNanAsImpossibleAndInfinityAsTheGreatest) {
   }
 }
 
+// A model whose weights are damaged, or overflow, gives logits of which none is a number; that is
+// not what parameters do which ban every token.
+TEST_P(SamplingTest, TellsWhetherTheModelGaveANumber) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  std::vector<TokenBias> all;
+  for (int32_t id = 0; id < 9000; ++id) all.push_back({id, -kInfinity});
+  const std::vector<int32_t> history = {0, 3, 8999};
+  std::vector<SamplingRow> rows = {{},
+                                   {.temperature = 0},
+                                   {.top_k = 2},
+                                   {.top_p = 0.5f},
+                                   {.min_p = 0.5f},
+                                   {.temperature = 2, .top_k = 1, .num_logprobs = 2},
+                                   {.num_logprobs = 2, .processed_logprobs = true},
+                                   {.history = history, .repetition_penalty = 1.5f}};
+  for (const SamplingRow& row : rows) {
+    SamplingRow banned = row;
+    banned.biases = all;
+    const auto is_finite = [](const std::vector<float>& logits, const SamplingRow& parameters) {
+      return SampleOne(logits, parameters).finite;
+    };
+    std::vector<float> logits(9000, nan);
+    EXPECT_FALSE(is_finite(logits, row));
+    EXPECT_FALSE(is_finite(logits, banned));
+    EXPECT_FALSE(is_finite(std::vector<float>(9000, -kInfinity), row));
+    for (const size_t place : {size_t{0}, size_t{4095}, size_t{8999}}) {
+      logits[place] = -3;
+      EXPECT_TRUE(is_finite(logits, row)) << place;
+      logits[place] = kInfinity;
+      EXPECT_FALSE(is_finite(logits, row)) << place;
+      logits[place] = nan;
+    }
+    EXPECT_TRUE(is_finite(std::vector<float>(9000, 0.0f), row));
+    EXPECT_TRUE(is_finite(std::vector<float>(9000, 0.0f), banned));
+  }
+}
+
+// In one call with others: their draws are what they are alone.
+TEST_P(SamplingTest, ARowWithoutNumbersLeavesTheOthersAlone) {
+  constexpr int32_t kVocab = 5000;
+  Tensor logits = RandomLogits(Shape::kPeaked, 3, kVocab, 1);
+  Tensor sound = logits;
+  for (int64_t c = 0; c < kVocab; ++c) logits.Set(1, c, std::numeric_limits<double>::quiet_NaN());
+  const std::vector<SamplingRow> rows(3, {.top_p = 0.9f, .num_logprobs = 3});
+  const auto expected = caravan::SampleRows(GetParam(), sound, kVocab, rows);
+  const auto outputs = caravan::SampleRows(GetParam(), logits, kVocab, rows);
+  EXPECT_FALSE(outputs[1].finite);
+  for (const size_t r : {size_t{0}, size_t{2}}) {
+    EXPECT_TRUE(outputs[r].finite);
+    EXPECT_EQ(outputs[r].token_id, expected[r].token_id);
+    EXPECT_EQ(outputs[r].logprob, expected[r].logprob);
+    EXPECT_EQ(outputs[r].num_top, 3);
+  }
+}
+
 TEST_P(SamplingTest, GivesTheLowestIdWhereEveryTokenIsImpossible) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   for (const SamplingRow& row :
@@ -276,21 +346,6 @@ TEST_P(SamplingTest, SkipsPaddingRows) {
   EXPECT_EQ(outputs[2].token_id, -1);
 }
 
-// What the vocabulary of a case is made of.
-enum class Shape : uint8_t { kPeaked, kFlat, kTied };
-
-Tensor RandomLogits(Shape shape, int64_t rows, int64_t vocab, uint64_t seed) {
-  Tensor logits = Tensor::Random(DType::kFloat32, rows, vocab, seed, vocab % 5);
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t c = 0; c < vocab; ++c) {
-      const double x = logits.at(r, c);
-      const double tied = std::round(2 * x);
-      logits.Set(r, c, shape == Shape::kPeaked ? 4 * x : shape == Shape::kFlat ? 0.1 * x : tied);
-    }
-  }
-  return logits;
-}
-
 // Parameters of every kind and combination; spans point into `biases` and `history`.
 SamplingRow RandomRow(std::mt19937& random, int64_t vocab, std::vector<TokenBias>& biases,
                       std::vector<int32_t>& history) {
@@ -340,6 +395,7 @@ void ExpectEqual(const SamplingOutput& output, const SamplingOutput& expected,
     return a == b || std::fabs(a - b) <= 0x1p-23f * (2 * (64 + 3 + 1) + std::fabs(a));
   };
   EXPECT_EQ(output.token_id, expected.token_id) << describe();
+  EXPECT_EQ(output.finite, expected.finite) << describe();
   EXPECT_TRUE(is_near(output.logprob, expected.logprob))
       << output.logprob << ", not " << expected.logprob << ": " << describe();
   ASSERT_EQ(output.num_top, expected.num_top) << describe();

@@ -47,6 +47,16 @@ SchedulerOptions SchedulerOptionsOf(const EngineOptions& options) {
           .enable_prefix_cache = options.enable_prefix_cache};
 }
 
+// `token` of the output, from 1, at `position` of prompt and output, from 0.
+absl::Status NonFiniteLogitsError(int32_t token, int32_t position, const std::string& dtype) {
+  const char* const remedy = dtype == "float16"
+                                 ? "; check the model's files, or try --dtype=bfloat16 or float32"
+                                 : "; check the model's files";
+  return absl::InternalError(absl::StrCat("the model's logits are not numbers at token ", token,
+                                          " (position ", position,
+                                          "): damaged weights, or an overflow in ", dtype, remedy));
+}
+
 }  // namespace
 
 // Everything below but Submit's checks belongs to the engine's thread; what others touch is in the
@@ -92,6 +102,7 @@ class Engine::Impl {
   bool SubmitNextStep();
   void CollectOldestStep();
   void Apply(const StepInFlight& collected, StepResult result);
+  void FailOverLogits(const Sequence& sequence);
   void ApplyToken(const SequencePtr& sequence, EmittedToken token);
   void ApplyCandidates(const SequencePtr& sequence, BeamCandidates candidates);
   TokenEvent EventOf(Sequence& sequence) const;
@@ -331,12 +342,27 @@ void Engine::Impl::Apply(const StepInFlight& collected, StepResult result) {
     CARAVAN_CHECK(result.slots[i].slot == sequence->slot, "slot=", sequence->slot);
     CARAVAN_CHECK(result.slots[i].tokens.size() == 1, "tokens=", result.slots[i].tokens.size());
     EmittedToken& token = result.slots[i].tokens[0];
-    if (sequence->group != nullptr) {
+    if (!result.slots[i].finite) {
+      FailOverLogits(*sequence);
+    } else if (sequence->group != nullptr) {
       ApplyCandidates(sequence, std::move(token.top_logprobs));
     } else {
       ApplyToken(sequence, std::move(token));
     }
   }
+}
+
+// The model's fault, so that it is told as an error, and never answered as if it were a token.
+void Engine::Impl::FailOverLogits(const Sequence& sequence) {
+  const std::shared_ptr<const Request> request = sequence.request;
+  const absl::Status status =
+      NonFiniteLogitsError(sequence.emitted() + 1, sequence.known(), limits_.dtype);
+  if (stats_.nonfinite_logits++ == 0) {
+    LogError("logits are no numbers", {{"request", request->request_id},
+                                       {"status", status.ToString()},
+                                       {"note", "later ones are counted, not logged"}});
+  }
+  FinishRequest(request->key, FinishReason::kError, status);
 }
 
 void Engine::Impl::ApplyToken(const SequencePtr& sequence, EmittedToken token) {

@@ -55,6 +55,7 @@ struct EngineStats {
   uint64_t preemptions = 0;
   uint64_t cancelled = 0;             // requests
   uint64_t finished = 0;              // requests that ended otherwise
+  uint64_t nonfinite_logits = 0;      // those of them for which the model gave no numbers
   double last_step_seconds = 0;       // run time of the last collected step
   double predicted_step_seconds = 0;  // of the step submitted last; 0 while unknown
   bool recovering = false;

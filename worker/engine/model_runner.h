@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
+#include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -21,6 +23,7 @@ struct RunnerLimits {
   // Prompts longer than this have KV that depends on the prompt's length (dynamic rope scaling) and
   // share blocks only with prompts of equal length.
   int32_t max_shareable_prompt_tokens = std::numeric_limits<int32_t>::max();
+  std::string dtype = "float32";  // what the model computes in, for messages
 };
 
 // Runs steps in order. Called by the engine's thread alone.

@@ -74,6 +74,8 @@ struct StepPlan {
 struct SlotResult {
   int32_t slot = 0;
   std::vector<EmittedToken> tokens;
+  // False where the model's logits of the last of them were no numbers: then it means nothing.
+  bool finite = true;
 };
 
 struct StepResult {

@@ -25,6 +25,9 @@ __device__ inline float Sanitize(float logit) {
   return isnan(logit) ? kImpossible : fminf(logit, FLT_MAX);
 }
 
+// Of what Sanitize has left.
+__device__ inline bool IsFinite(float logit) { return logit != kImpossible && logit != FLT_MAX; }
+
 __device__ inline float Divide(float logit, float temperature) {
   return temperature == 1 ? logit : fminf(logit / temperature, FLT_MAX);
 }

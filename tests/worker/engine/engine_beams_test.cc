@@ -153,6 +153,25 @@ TEST_P(EngineBeamsTest, ALostRankEndsASearchAndLeavesNothing) {
   RunAndExpectBeams({Search(2, Tokens(10), 4, 10)});
 }
 
+// It used to end as it was, with FinishReason::kLength.
+TEST_P(EngineBeamsTest, ASearchWhoseLogitsAreNoNumbersFailsAlone) {
+  const Request damaged = Search(1, Tokens(10), 4, 100);
+  const Request other = Search(2, Tokens(5, 30), 4, 3);
+  const int32_t token = harness().BeamsAlone(damaged)[0].tokens[4];
+  for (const Output& beam : harness().BeamsAlone(other)) {
+    ASSERT_EQ(std::count(beam.tokens.begin(), beam.tokens.end(), token), 0);
+  }
+  harness().runner().DamageAfter(token);
+  ASSERT_TRUE(harness().Submit(damaged).ok());
+  RunAndExpectBeams({other});
+  for (int32_t beam = 0; beam < 4; ++beam) {
+    const Output& output = harness().OutputOf(1, beam);
+    EXPECT_EQ(output.finish, FinishReason::kError);
+    EXPECT_TRUE(absl::IsInternal(output.status)) << output.status;
+    EXPECT_TRUE(output.tokens.empty());
+  }
+}
+
 TEST_P(EngineBeamsTest, BeamsThatFitOnlyAloneStillComeToTheirEnd) {
   limits_.num_blocks = 12;
   RunAndExpectBeams({Search(1, Tokens(3), 5, 100), Search(2, Tokens(5), 4, 100)});

@@ -400,6 +400,34 @@ TEST_P(EngineTest, AnyOtherErrorOfTheRunnerIsFatal) {
   EXPECT_FALSE(engine().StepOnce());
 }
 
+// It used to be answered OK with token 0, which most vocabularies have no text for.
+TEST_P(EngineTest, ARequestWhoseLogitsAreNoNumbersFailsAlone) {
+  limits_.dtype = "float16";
+  Request damaged = MakeRequest(1, Tokens(6), 20);
+  damaged.num_samples = 2;
+  const std::vector<Request> others = {MakeRequest(2, Tokens(9, 20), 20),
+                                       MakeRequest(3, Tokens(30, 40), 12)};
+  const Output alone = harness().Alone(damaged);
+  harness().runner().DamageAfter(alone.tokens[2]);
+  Submit(damaged);
+  for (const Request& request : others) Submit(request);
+  harness().RunUntilIdle();
+  const Output& output = harness().OutputOf(1, 0);
+  EXPECT_EQ(output.finish, FinishReason::kError);
+  EXPECT_EQ(output.tokens, std::vector(alone.tokens.begin(), alone.tokens.begin() + 3));
+  EXPECT_EQ(output.status,
+            absl::InternalError("the model's logits are not numbers at token 4 (position 9): "
+                                "damaged weights, or an overflow in float16; check the model's "
+                                "files, or try --dtype=bfloat16 or float32"));
+  EXPECT_EQ(harness().OutputOf(1, 1).finish, FinishReason::kError);
+  EXPECT_EQ(harness().OutputOf(1, 1).status, output.status);
+  for (const Request& request : others) harness().ExpectAlone(request);
+  EXPECT_EQ(engine().Stats().nonfinite_logits, 1U);
+  EXPECT_EQ(engine().Stats().finished, 3U);
+  EXPECT_TRUE(engine().status().ok());
+  harness().ExpectEmpty();
+}
+
 TEST_P(EngineTest, AFailedRecoveryIsFatal) {
   Submit(MakeRequest(1, Tokens(4), 20));
   harness().runner().FailRecovery(absl::FailedPreconditionError("another model"));

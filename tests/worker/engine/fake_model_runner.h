@@ -92,6 +92,9 @@ class FakeModelRunner : public ModelRunner {
     return CandidatesFrom(history, tokens.size(), prompt_tokens, sampling, count);
   }
 
+  // From now on a sequence with this token in front of what is drawn gets no numbers.
+  void DamageAfter(int32_t token) { damaged_after_ = token; }
+
   const std::vector<std::string>& errors() const { return errors_; }
   const std::vector<StepPlan>& plans() const { return plans_; }  // those of all epochs
   void ForgetPlans() { plans_.clear(); }
@@ -303,7 +306,9 @@ class FakeModelRunner : public ModelRunner {
         history, slot.tokens.size(), slot.prompt_tokens, slot.sampling, slot.sampling.num_logprobs);
     slot.tokens.push_back(token);
     slot.histories.push_back(Mix(history, token));
-    result.slots.push_back({number, {{token, 0, std::move(top)}}});
+    const bool finite = slot.tokens[slot.tokens.size() - 2] != damaged_after_;
+    if (!finite) top.clear();
+    result.slots.push_back({number, {{finite ? token : 0, 0, std::move(top)}}, finite});
   }
 
   Cell& CellAt(const Slot& slot, int32_t position) {
@@ -319,6 +324,7 @@ class FakeModelRunner : public ModelRunner {
   absl::Status failure_;
   absl::Status recover_error_;
   bool lost_ = false;
+  int32_t damaged_after_ = -1;
   int32_t recover_after_calls_ = 0;
   int32_t recover_calls_ = 0;
   int32_t max_in_flight_ = 0;

@@ -253,7 +253,7 @@ absl::StatusOr<StepResult> DeviceExecutor::Finish() {
   result.run_seconds = step.staging->ended.SecondsSince(step.staging->begun);
   for (const StepLayout::Drawn& drawn : step.drawn) {
     const SamplingOutput& output = step.staging->outputs.as<SamplingOutput>()[drawn.sample_row];
-    result.slots.push_back({drawn.slot, {EmittedTokenOf(output)}});
+    result.slots.push_back(SlotResultOf(drawn.slot, output));
   }
   return result;
 }

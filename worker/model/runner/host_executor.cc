@@ -170,7 +170,7 @@ absl::StatusOr<StepResult> HostExecutor::Draw(const StepPlan& plan, MatrixView l
   for (size_t i = 0; i < drawing.size(); ++i) {
     outputs[i].token_id = ids[i];
     slot(drawing[i]->slot).SetToken(drawing[i]->start_position + drawing[i]->num_tokens, ids[i]);
-    result.slots.push_back({drawing[i]->slot, {EmittedTokenOf(outputs[i])}});
+    result.slots.push_back(SlotResultOf(drawing[i]->slot, outputs[i]));
   }
   return result;
 }

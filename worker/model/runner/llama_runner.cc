@@ -43,6 +43,7 @@ RunnerLimits LimitsOf(const LlamaRunnerOptions& options, LlamaModel& model) {
   limits.vocab_size = model.config().vocab_size;
   limits.max_steps_in_flight = options.max_steps_in_flight;
   limits.max_shareable_prompt_tokens = model.rope().max_shareable_prompt_tokens();
+  limits.dtype = NameOf(model.dtype());
   return limits;
 }
 

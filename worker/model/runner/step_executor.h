@@ -34,7 +34,7 @@ class StepExecutor {
   virtual absl::StatusOr<StepResult> Finish() = 0;
 };
 
-// A drawn token as the engine takes it.
-EmittedToken EmittedTokenOf(const SamplingOutput& output);
+// What a slot has drawn, as the engine takes it.
+SlotResult SlotResultOf(int32_t slot, const SamplingOutput& output);
 
 }  // namespace caravan
