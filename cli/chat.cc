@@ -9,6 +9,7 @@
 #include <string>
 #include <thread>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "caravan/v1/tokenizer.grpc.pb.h"
 #include "cli/cluster_state.h"
@@ -18,11 +19,12 @@
 #include "cli/terminal.h"
 #include "common/server.h"
 #include "common/shutdown_signal.h"
+#include "common/status.h"
 
 namespace caravan {
 namespace {
 
-constexpr absl::Duration kTemplateTimeout = absl::Seconds(10);
+constexpr absl::Duration kTimeout = absl::Seconds(10);
 
 struct ChatOptions {
   RequestOptions request;
@@ -45,16 +47,23 @@ class Chat {
 
   void Reset() {
     conversation_.clear_messages();
-    if (!flags_.system.empty()) AddMessage("system", flags_.system);
+    if (!flags_.system.empty()) AddMessage("system", flags_.system, &conversation_);
+  }
+
+  // Whether answers can come at all, told before the first message is written.
+  absl::Status Check() {
+    v1::ApplyChatTemplateRequest first = conversation_;
+    AddMessage("user", "Hello", &first);
+    RETURN_IF_ERROR(FormatPrompt(first).status());
+    grpc::ClientContext context;
+    context.set_deadline(absl::ToChronoTime(absl::Now() + kTimeout));
+    v1::ListModelsResponse models;
+    return FromGrpcStatus(v1::Generation::NewStub(gateway_)->ListModels(&context, {}, &models));
   }
 
   absl::Status Answer(const std::string& text) {
-    AddMessage("user", text);
-    grpc::ClientContext context;
-    context.set_deadline(absl::ToChronoTime(absl::Now() + kTemplateTimeout));
-    v1::ApplyChatTemplateResponse prompt;
-    const grpc::Status status = tokenizer_->ApplyChatTemplate(&context, conversation_, &prompt);
-    if (!status.ok()) return FromGrpcStatus(status);
+    AddMessage("user", text, &conversation_);
+    ASSIGN_OR_RETURN(const v1::ApplyChatTemplateResponse prompt, FormatPrompt(conversation_));
     v1::GenerateRequest request = flags_.request.MakeRequest();
     *request.add_prompt()->mutable_token_ids()->mutable_ids() = prompt.token_ids();
     for (const std::string& stop : prompt.stop_strings()) {
@@ -68,17 +77,33 @@ class Chat {
         });
     running_ = nullptr;
     WriteOut("\n");
-    if (result.ok()) AddMessage("assistant", result->text);
+    RETURN_IF_ERROR(OutputStatus());
+    if (result.ok()) AddMessage("assistant", result->text, &conversation_);
     return absl::IsCancelled(result.status()) ? absl::OkStatus() : result.status();
   }
 
  private:
-  void AddMessage(const std::string& role, const std::string& content) {
-    v1::ChatMessage& message = *conversation_.add_messages();
+  void AddMessage(const std::string& role, const std::string& content,
+                  v1::ApplyChatTemplateRequest* conversation) {
+    v1::ChatMessage& message = *conversation->add_messages();
     message.set_role(role);
     message.set_content(content);
-    conversation_.set_add_generation_prompt(true);
-    conversation_.set_format(flags_.format);
+    conversation->set_add_generation_prompt(true);
+    conversation->set_format(flags_.format);
+  }
+
+  absl::StatusOr<v1::ApplyChatTemplateResponse> FormatPrompt(
+      const v1::ApplyChatTemplateRequest& conversation) {
+    grpc::ClientContext context;
+    context.set_deadline(absl::ToChronoTime(absl::Now() + kTimeout));
+    v1::ApplyChatTemplateResponse prompt;
+    const grpc::Status status = tokenizer_->ApplyChatTemplate(&context, conversation, &prompt);
+    if (status.ok()) return prompt;
+    if (status.error_code() != grpc::StatusCode::UNAVAILABLE) return FromGrpcStatus(status);
+    return absl::UnavailableError(
+        absl::StrCat("no tokenizer answers at ", flags_.tokenizer,
+                     "; start a cluster with `caravan up`, or say where one is with "
+                     "--tokenizer=host:port"));
   }
 
   void WatchSignals() {
@@ -105,6 +130,7 @@ class Chat {
 
 absl::Status RunChat(const ChatOptions& flags) {
   Chat chat(flags);
+  RETURN_IF_ERROR(chat.Check());
   const bool is_terminal = isatty(STDIN_FILENO) == 1;
   if (is_terminal) {
     std::fputs("/reset starts anew, /exit or Ctrl-D ends, Ctrl-C stops an answer\n", stderr);

@@ -17,8 +17,8 @@ int ChatCommand(const std::vector<std::string>& words);
 int StatusCommand(const std::vector<std::string>& words);
 int BenchCommand(const std::vector<std::string>& words);
 
-// Says what went wrong on standard error, for someone who has just called `caravan COMMAND`;
-// returns the exit code.
-int Report(const std::string& command, const absl::Status& status);
+// Says what went wrong on standard error, for someone who has just called `caravan COMMAND`, also
+// where standard output took no more; returns the exit code.
+int Report(const std::string& command, const absl::Status& outcome);
 
 }  // namespace caravan

@@ -9,6 +9,8 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "cli/commands.h"
+#include "cli/terminal.h"
 #include "common/status.h"
 
 namespace caravan {
@@ -149,8 +151,8 @@ std::vector<std::string> Options::ParseOrExit(const std::vector<std::string>& wo
   for (const std::string& word : words) {
     if (word == "--") break;
     if (word == "--help" || word == "-h") {
-      std::fputs(Help().c_str(), stdout);
-      std::exit(0);
+      WriteOut(Help());
+      std::exit(Report(command_, absl::OkStatus()));
     }
   }
   absl::StatusOr<std::vector<std::string>> arguments = Parse(words);

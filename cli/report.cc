@@ -3,6 +3,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "cli/commands.h"
+#include "cli/terminal.h"
 
 namespace caravan {
 namespace {
@@ -24,7 +25,11 @@ std::string SentenceOf(const absl::Status& status) {
 
 }  // namespace
 
-int Report(const std::string& command, const absl::Status& status) {
+int Report(const std::string& command, const absl::Status& outcome) {
+  absl::Status status = outcome;
+  // A request is cancelled too where what it gives can't be written.
+  if (outcome.ok() || absl::IsCancelled(outcome)) status = OutputStatus();
+  if (status.ok()) status = outcome;
   if (status.ok()) return 0;
   if (absl::IsCancelled(status)) return kExitInterrupted;
   std::fprintf(stderr, "caravan %s: %s\n", command.c_str(), SentenceOf(status).c_str());

@@ -3,12 +3,20 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 
 namespace caravan {
+namespace {
+
+std::atomic<int> first_output_error = 0;  // errno
+
+}  // namespace
 
 std::string FormatBytes(uint64_t bytes) {
   if (bytes < 1024) return absl::StrCat(bytes, " B");
@@ -66,8 +74,19 @@ std::string FormatTable(const std::vector<std::vector<std::string>>& rows) {
 }
 
 bool WriteOut(const std::string& text) {
-  return std::fwrite(text.data(), 1, text.size(), stdout) == text.size() &&
-         std::fflush(stdout) == 0;
+  if (first_output_error != 0) return false;
+  if (std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0) {
+    return true;
+  }
+  first_output_error = errno;
+  return false;
+}
+
+absl::Status OutputStatus() {
+  if (first_output_error == 0) return absl::OkStatus();
+  if (first_output_error == EPIPE) return absl::CancelledError("nobody reads the output");
+  return absl::DataLossError(
+      absl::StrCat("can't write to standard output: ", std::strerror(first_output_error)));
 }
 
 }  // namespace caravan

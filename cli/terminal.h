@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
+
 namespace caravan {
 
 // "512 B", "1.5 MiB", "13.0 GiB".
@@ -30,7 +32,10 @@ class ProgressLine {
 // Columns padded to their widest cell, two spaces between; the first row is the heading.
 std::string FormatTable(const std::vector<std::vector<std::string>>& rows);
 
-// Writes all of `text` to standard output and flushes; false once nobody reads it any more.
+// Writes all of `text` to standard output and flushes; false once that has failed.
 bool WriteOut(const std::string& text);
+// Why WriteOut has failed, if it has: DATA_LOSS with a sentence, or CANCELLED where a reader went
+// away, who wants to hear nothing.
+absl::Status OutputStatus();
 
 }  // namespace caravan

@@ -5,14 +5,13 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <map>
 #include <set>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "cli/triton_models.h"
+#include "common/regular_file.h"
 #include "common/status.h"
 #include "inference/model_config.pb.h"
 
@@ -46,15 +45,7 @@ class FirstError : public google::protobuf::io::ErrorCollector {
 
 absl::StatusOr<inference::ModelConfig> ReadConfig(const std::filesystem::path& folder) {
   const std::filesystem::path path = folder / "config.pbtxt";
-  std::error_code error;
-  const auto bytes = std::filesystem::file_size(path, error);
-  std::ifstream file(path, std::ios::binary);
-  if (error || !file) return absl::NotFoundError(absl::StrCat("can't read ", path.string()));
-  if (bytes > kMaxConfigBytes) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(path.string(), ": has ", bytes, " bytes, at most ", kMaxConfigBytes));
-  }
-  const std::string text((std::istreambuf_iterator<char>(file)), {});
+  ASSIGN_OR_RETURN(const std::string text, ReadRegularFile(path.string(), kMaxConfigBytes));
   inference::ModelConfig config;
   google::protobuf::TextFormat::Parser parser;
   FirstError first;

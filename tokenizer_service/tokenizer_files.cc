@@ -1,14 +1,11 @@
 #include "tokenizer_service/tokenizer_files.h"
 
-#include <cerrno>
-#include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "absl/strings/numbers.h"
+#include "common/regular_file.h"
 #include "common/status.h"
 
 namespace caravan {
@@ -18,6 +15,7 @@ using Json = nlohmann::ordered_json;
 
 constexpr const char* kRoles[] = {"bos_token", "eos_token", "unk_token", "sep_token",
                                   "pad_token", "cls_token", "mask_token"};
+constexpr int64_t kMaxFileBytes = int64_t{1} << 30;  // real ones have a few million
 constexpr char kAdditional[] = "additional_special_tokens";
 
 // A JSON object and the file that it came from.
@@ -261,12 +259,7 @@ absl::Status ReadChatTemplate(const std::string& folder, const File& config,
 }  // namespace
 
 absl::StatusOr<std::string> ReadFile(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream bytes;
-  if (!file) return absl::NotFoundError(absl::StrCat(path, ": ", std::strerror(errno)));
-  if (file.peek() != std::ifstream::traits_type::eof()) bytes << file.rdbuf();
-  if (file.bad() || !bytes) return absl::UnavailableError(path + ": can't be read");
-  return std::move(bytes).str();
+  return ReadRegularFile(path, kMaxFileBytes);
 }
 
 absl::StatusOr<TokenizerFiles> ReadTokenizerFiles(const std::string& folder) {

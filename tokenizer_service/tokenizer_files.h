@@ -33,7 +33,7 @@ struct TokenizerFiles {
   std::string chat_template;                                 // Jinja; empty: the folder has none
 };
 
-// The bytes of a file: NOT_FOUND or UNAVAILABLE with its path.
+// The bytes of a regular file; errors name it.
 absl::StatusOr<std::string> ReadFile(const std::string& path);
 
 // From tokenizer_config.json, special_tokens_map.json, added_tokens.json, tokenizer.json,

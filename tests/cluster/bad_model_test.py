@@ -1,6 +1,7 @@
 """A model that can't be served, or a wrong flag: one sentence that names the cause, and exit code 1."""
 
 import json
+import os
 import shutil
 import struct
 import subprocess
@@ -114,6 +115,16 @@ def missing_tensor(folder):
     write_safetensors(folder / "model.safetensors", header, body)
 
 
+def weights_are_a_fifo(folder):
+    (folder / "model.safetensors").unlink()
+    os.mkfifo(folder / "model.safetensors")
+
+
+def index_is_a_fifo(folder):
+    (folder / "model.safetensors").unlink()
+    os.mkfifo(folder / "model.safetensors.index.json")
+
+
 # What is done to the folder → words of the sentence.
 DAMAGES = {
     no_config: ["config.json"],
@@ -131,6 +142,8 @@ DAMAGES = {
     wrong_dtype: ["model.norm.weight", "I64"],
     offsets_outside: ["model.norm.weight"],
     missing_tensor: ["model.norm.weight"],
+    weights_are_a_fifo: ["model.safetensors is not a regular file"],
+    index_is_a_fifo: ["model.safetensors.index.json is not a regular file"],
 }
 
 
@@ -154,7 +167,8 @@ def test_the_worker_names_what_is_wrong_with_the_model(damage, tmp_path):
     check(run(PROGRAMS / "caravan_worker", f"--model={folder}", "--listen_address=127.0.0.1:0"), DAMAGES[damage])
 
 
-@pytest.mark.parametrize("damage", [no_config, unknown_architecture, truncated_weights, missing_tensor],
+@pytest.mark.parametrize("damage", [no_config, unknown_architecture, truncated_weights, missing_tensor,
+                                    weights_are_a_fifo],
                          ids=lambda damage: damage.__name__)
 def test_up_says_it_and_ends(damage, tmp_path):
     folder = copy_of(DEMO_MODEL, tmp_path / "model")
@@ -178,6 +192,15 @@ def test_the_tokenizer_names_what_is_wrong_with_its_model(content, words, tmp_pa
     if content is not None:
         replace(folder / "tokenizer.model", content)
     check(run(PROGRAMS / "caravan_tokenizer", f"--model={folder}", "--listen_address=127.0.0.1:0"), words)
+
+
+@pytest.mark.parametrize("file", ["tokenizer.model", "tokenizer_config.json"])
+def test_the_tokenizer_refuses_a_fifo_at_once(file, tmp_path):
+    folder = copy_of(DEMO_MODEL, tmp_path / "model")
+    (folder / file).unlink(missing_ok=True)
+    os.mkfifo(folder / file)
+    check(run(PROGRAMS / "caravan_tokenizer", f"--model={folder}", "--listen_address=127.0.0.1:0"),
+          [f"{file} is not a regular file"])
 
 
 def test_a_vocabulary_that_disagrees_with_the_tokenizer_is_told(tmp_path):

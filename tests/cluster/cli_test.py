@@ -200,6 +200,44 @@ def test_chat_answers_each_line(up, golden_answers):
 
 
 @LIMIT
+@pytest.mark.parametrize("flags,words", [(["--format=bogus"], ["format", "bogus"]),
+                                         (["--tokenizer=127.0.0.1:{unused}"], ["no tokenizer answers", "--tokenizer"]),
+                                         (["--address=127.0.0.1:{unused}"], ["caravan up", "--address"])])
+def test_chat_says_at_its_start_that_it_can_not_answer(up, flags, words):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        flags = [flag.format(unused=unused.getsockname()[1]) for flag in flags]
+        result = run("chat", *flags, state=up.state_file, stdin="")
+    assert result.returncode == 1
+    assert all(word in result.stderr for word in words), result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@LIMIT
+@pytest.mark.parametrize("arguments", [["generate", PROMPT], ["generate", "--json", PROMPT], ["status"],
+                                       ["status", "--json"], ["chat"], ["generate", "--help"],
+                                       ["bench", "--num_requests=2", "--output_tokens=2"]], ids=" ".join)
+def test_a_full_standard_output_is_an_error(up, arguments):
+    with open("/dev/full", "w") as full:
+        result = subprocess.run([str(CARAVAN), *arguments], input="Hello!\nThank you!\n", stdout=full,
+                                stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+                                env=dict(os.environ, CARAVAN_STATE_FILE=str(up.state_file)))
+    assert result.returncode == 1
+    assert result.stderr == f"caravan {arguments[0]}: can't write to standard output: No space left on device\n"
+
+
+@LIMIT
+def test_a_reader_that_goes_away_hears_nothing(up):
+    with subprocess.Popen([str(CARAVAN), "generate", "--max_tokens=400", "--ignore_eos", PROMPT],
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          env=dict(os.environ, CARAVAN_STATE_FILE=str(up.state_file))) as child:
+        assert child.stdout.read(1)
+        child.stdout.close()
+        assert child.wait(timeout=STOP_LIMIT_S) in (0, 130)  # 0 where it had finished already
+        assert child.stderr.read() == b""
+
+
+@LIMIT
 def test_status_shows_replica_and_ranks(up):
     result = run("status", state=up.state_file)
     assert result.returncode == 0, result.stderr

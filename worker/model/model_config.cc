@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <limits>
 
+#include "common/regular_file.h"
 #include "common/status.h"
 #include "worker/model/files/fastertransformer_folder.h"
 #include "worker/model/files/json_reader.h"
@@ -277,7 +278,7 @@ absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& folder) {
     return absl::NotFoundError(absl::StrCat("model folder ", folder, " does not exist"));
   }
   const std::string path = folder + "/config.json";
-  const absl::StatusOr<std::string> text = ReadSmallFile(path, kMaxConfigBytes);
+  const absl::StatusOr<std::string> text = ReadRegularFile(path, kMaxConfigBytes);
   if (absl::IsNotFound(text.status())) {
     if (std::filesystem::exists(folder + "/config.ini", error)) {
       return LoadFasterTransformerConfig(folder);
@@ -288,7 +289,7 @@ absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& folder) {
   RETURN_IF_ERROR(text.status());
   ASSIGN_OR_RETURN(ModelConfig config, ParseModelConfig(*text, path));
   const std::string generation_path = folder + "/generation_config.json";
-  const absl::StatusOr<std::string> generation = ReadSmallFile(generation_path, kMaxConfigBytes);
+  const absl::StatusOr<std::string> generation = ReadRegularFile(generation_path, kMaxConfigBytes);
   if (absl::IsNotFound(generation.status())) return config;
   RETURN_IF_ERROR(generation.status());
   ASSIGN_OR_RETURN(const nlohmann::json root, ParseJsonObject(*generation, generation_path));

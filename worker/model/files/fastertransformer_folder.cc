@@ -8,6 +8,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_split.h"
 #include "common/log.h"
+#include "common/regular_file.h"
 #include "common/status.h"
 #include "worker/model/files/json_reader.h"
 
@@ -100,7 +101,7 @@ void ReadDtype(IniFields& fields, FasterTransformerConfig* config) {
 
 absl::StatusOr<FasterTransformerConfig> ReadFasterTransformerConfig(const std::string& folder) {
   const std::string file = folder + "/config.ini";
-  ASSIGN_OR_RETURN(const std::string text, ReadSmallFile(file, kMaxIniBytes));
+  ASSIGN_OR_RETURN(const std::string text, ReadRegularFile(file, kMaxIniBytes));
   IniFields fields(ReadSection(text), file);
   FasterTransformerConfig config;
   config.head_num = fields.Size("head_num");

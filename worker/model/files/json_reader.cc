@@ -1,10 +1,7 @@
 #include "worker/model/files/json_reader.h"
 
-#include <cerrno>
 #include <cmath>
 #include <cstdio>
-#include <cstring>
-#include <filesystem>
 #include <set>
 #include <utility>
 
@@ -26,36 +23,6 @@ std::string NumberText(double value) {
 }
 
 }  // namespace
-
-absl::StatusOr<std::string> ReadSmallFile(const std::string& path, int64_t max_bytes) {
-  std::error_code error;
-  if (!std::filesystem::exists(path, error)) {
-    return absl::NotFoundError(absl::StrCat(path, " does not exist"));
-  }
-  if (!std::filesystem::is_regular_file(path, error)) {
-    return absl::InvalidArgumentError(absl::StrCat(path, " is not a regular file"));
-  }
-  std::FILE* file = std::fopen(path.c_str(), "rb");
-  if (file == nullptr) {
-    return absl::PermissionDeniedError(
-        absl::StrCat("can't open ", path, ": ", std::strerror(errno)));
-  }
-  std::string text;
-  char buffer[1 << 16];
-  size_t n = 0;
-  while ((n = std::fread(buffer, 1, sizeof(buffer), file)) > 0) {
-    text.append(buffer, n);
-    if (static_cast<int64_t>(text.size()) > max_bytes) break;
-  }
-  const bool failed = std::ferror(file) != 0;
-  std::fclose(file);
-  if (failed) return absl::UnavailableError(absl::StrCat("can't read ", path));
-  if (static_cast<int64_t>(text.size()) > max_bytes) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(path, " is larger than ", max_bytes, " bytes, the limit for such a file"));
-  }
-  return text;
-}
 
 absl::StatusOr<nlohmann::json> ParseJsonObject(std::string_view text, std::string_view file) {
   bool too_deep = false;

@@ -13,9 +13,6 @@
 
 namespace caravan {
 
-// The whole of a regular file of at most `max_bytes` bytes. NOT_FOUND where it does not exist.
-absl::StatusOr<std::string> ReadSmallFile(const std::string& path, int64_t max_bytes);
-
 // `text` as one JSON object: at most 64 levels deep, no key twice in the outermost object.
 absl::StatusOr<nlohmann::json> ParseJsonObject(std::string_view text, std::string_view file);
 

@@ -1,6 +1,5 @@
 #include "worker/model/files/mapped_file.h"
 
-#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -13,6 +12,7 @@
 #include <cstring>
 #include <mutex>
 
+#include "common/regular_file.h"
 #include "common/status.h"
 
 namespace caravan {
@@ -84,16 +84,9 @@ void ExplainLostPages() {
 }
 
 absl::StatusOr<MappedFile> MappedFile::Open(const std::string& path) {
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) {
-    const std::string message = absl::StrCat("can't open ", path, ": ", std::strerror(errno));
-    return errno == ENOENT ? absl::NotFoundError(message) : absl::PermissionDeniedError(message);
-  }
+  ASSIGN_OR_RETURN(const int fd, OpenRegularFile(path));
   struct stat info = {};
-  if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
-    close(fd);
-    return absl::InvalidArgumentError(absl::StrCat(path, " is not a regular file"));
-  }
+  CARAVAN_CHECK(fstat(fd, &info) == 0, std::strerror(errno));
   void* map = nullptr;
   if (info.st_size > 0) {
     map = mmap(nullptr, static_cast<size_t>(info.st_size), PROT_READ, MAP_SHARED, fd, 0);

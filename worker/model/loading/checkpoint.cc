@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <set>
 
+#include "common/regular_file.h"
 #include "common/status.h"
 #include "worker/model/files/fastertransformer_folder.h"
 #include "worker/model/files/json_reader.h"
@@ -44,7 +45,7 @@ absl::StatusOr<std::unique_ptr<TensorFile>> OpenFile(const std::string& path) {
 // {tensor name: file name} of the index.
 absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const std::string& path) {
   std::map<std::string, std::string> places;
-  ASSIGN_OR_RETURN(const std::string text, ReadSmallFile(path, kMaxIndexBytes));
+  ASSIGN_OR_RETURN(const std::string text, ReadRegularFile(path, kMaxIndexBytes));
   ASSIGN_OR_RETURN(const nlohmann::json root, ParseJsonObject(text, path));
   const auto weight_map = root.find("weight_map");
   if (weight_map == root.end() || !weight_map->is_object()) {

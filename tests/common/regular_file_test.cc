@@ -1,0 +1,79 @@
+#include "common/regular_file.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+
+#include "absl/strings/str_cat.h"
+
+namespace caravan {
+namespace {
+
+using testing::HasSubstr;
+
+class RegularFileTest : public testing::Test {
+ protected:
+  RegularFileTest() : path_(absl::StrCat(testing::TempDir(), "/regular_file_", getpid())) {
+    std::filesystem::remove_all(path_);
+  }
+  ~RegularFileTest() override { std::filesystem::remove_all(path_); }
+
+  void ExpectNotRegular() {
+    for (const absl::Status& status :
+         {OpenRegularFile(path_).status(), ReadRegularFile(path_, 10).status()}) {
+      EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+      EXPECT_EQ(status.message(), absl::StrCat(path_, " is not a regular file"));
+    }
+  }
+
+  const std::string path_;
+};
+
+TEST_F(RegularFileTest, HasTheBytesOfTheFile) {
+  const std::string bytes = std::string(100000, 'x') + '\0' + "y";
+  std::ofstream(path_, std::ios::binary) << bytes;
+  EXPECT_EQ(*ReadRegularFile(path_, 100002), bytes);
+  const absl::Status status = ReadRegularFile(path_, 100001).status();
+  EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("larger than 100001 bytes"));
+  std::ofstream(path_, std::ios::trunc);
+  EXPECT_EQ(*ReadRegularFile(path_, 0), "");
+}
+
+TEST_F(RegularFileTest, SaysThatThereIsNone) {
+  const absl::Status status = ReadRegularFile(path_, 10).status();
+  EXPECT_TRUE(absl::IsNotFound(status)) << status;
+  EXPECT_EQ(status.message(), absl::StrCat("can't open ", path_, ": No such file or directory"));
+}
+
+// A program that was given one hung at its start, without a word.
+TEST_F(RegularFileTest, RefusesAFifoAtOnce) {
+  ASSERT_EQ(mkfifo(path_.c_str(), 0600), 0);
+  ExpectNotRegular();
+}
+
+TEST_F(RegularFileTest, RefusesAFolder) {
+  std::filesystem::create_directory(path_);
+  ExpectNotRegular();
+}
+
+TEST_F(RegularFileTest, RefusesASocket) {
+  const int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+  sockaddr_un address = {};
+  address.sun_family = AF_UNIX;
+  ASSERT_LT(path_.size(), sizeof(address.sun_path));
+  std::strncpy(address.sun_path, path_.c_str(), sizeof(address.sun_path) - 1);
+  ASSERT_EQ(bind(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
+  ExpectNotRegular();
+  close(fd);
+}
+
+}  // namespace
+}  // namespace caravan
