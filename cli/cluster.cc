@@ -25,7 +25,7 @@ constexpr absl::Duration kStopSlack = absl::Seconds(10);  // besides the drain i
 
 // Where a listener on `host` can be reached from this one.
 std::string Reachable(const std::string& host) {
-  return host == "0.0.0.0" || host == "[::]" || host == "::" ? kLoopback : host;
+  return host == "0.0.0.0" || host == "[::]" ? kLoopback : host;
 }
 
 // Workers of one host share its cores.
@@ -56,10 +56,11 @@ absl::Status Cluster::Check() const {
   RETURN_IF_ERROR(CheckModelFolder(options_.model));
   RETURN_IF_ERROR(CheckTokenizerFolder(options_.tokenizer, options_.model));
   RETURN_IF_ERROR(CheckPrograms(options_.program_folder));
-  RETURN_IF_ERROR(CheckPortIsFree("--gateway_port", options_.host, options_.gateway_port));
-  RETURN_IF_ERROR(CheckPortIsFree("--http_port", options_.host, options_.http_port));
-  RETURN_IF_ERROR(CheckPortIsFree("--metrics_port", options_.host, options_.metrics_port));
-  return CheckPortIsFree("--tokenizer_port", kLoopback, options_.tokenizer_port);
+  RETURN_IF_ERROR(CheckHost(options_.host));
+  return CheckPortsAreFree({{"--gateway_port", options_.host, options_.gateway_port},
+                            {"--http_port", options_.host, options_.http_port},
+                            {"--metrics_port", options_.host, options_.metrics_port},
+                            {"--tokenizer_port", kLoopback, options_.tokenizer_port}});
 }
 
 absl::Status Cluster::Start(const std::function<void(const LoadProgress&)>& on_progress) {

@@ -1,7 +1,6 @@
 #include "cli/preflight.h"
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
+#include <netdb.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -9,13 +8,65 @@
 #include <cerrno>
 #include <climits>
 #include <cstring>
+#include <memory>
 
+#include "absl/status/statusor.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "common/status.h"
 
 namespace caravan {
 namespace {
 
 bool IsReadable(const std::string& path) { return access(path.c_str(), R_OK) == 0; }
+
+struct SocketAddress {
+  sockaddr_storage storage = {};
+  socklen_t length = 0;
+};
+
+// Of a name, an IPv4 address, or an IPv6 address in brackets.
+absl::StatusOr<SocketAddress> Resolve(const std::string& host, int port) {
+  const bool bracketed = host.size() > 2 && host.front() == '[' && host.back() == ']';
+  const std::string bare = bracketed ? host.substr(1, host.size() - 2) : host;
+  addrinfo hints = {};
+  hints.ai_flags = AI_PASSIVE;
+  hints.ai_socktype = SOCK_STREAM;
+  addrinfo* found = nullptr;
+  const int error = getaddrinfo(bare.c_str(), absl::StrCat(port).c_str(), &hints, &found);
+  if (error != 0) {
+    return absl::NotFoundError(
+        absl::StrCat("--host is '", host, "', which is no address: ", gai_strerror(error)));
+  }
+  SocketAddress address;
+  std::memcpy(&address.storage, found->ai_addr, found->ai_addrlen);
+  address.length = found->ai_addrlen;
+  freeaddrinfo(found);
+  return address;
+}
+
+// Listens for as long as it lives, if it can.
+class Listener {
+ public:
+  explicit Listener(const SocketAddress& address)
+      : fd_(socket(address.storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+    const int on = 1;
+    setsockopt(fd_, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+    if (bind(fd_, reinterpret_cast<const sockaddr*>(&address.storage), address.length) != 0 ||
+        listen(fd_, 1) != 0) {
+      error_ = errno;
+    }
+  }
+  ~Listener() { close(fd_); }
+  Listener(const Listener&) = delete;
+  Listener& operator=(const Listener&) = delete;
+
+  int error() const { return error_; }  // errno; 0: it listens
+
+ private:
+  const int fd_;
+  int error_ = 0;
+};
 
 }  // namespace
 
@@ -70,33 +121,48 @@ absl::Status CheckPrograms(const std::string& folder) {
   return absl::OkStatus();
 }
 
-absl::Status CheckPortIsFree(const std::string& flag, const std::string& host, int port) {
-  if (port < 0 || port > 65535) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(flag, " is ", port, "; a port is a number from 0 to 65535"));
+absl::Status CheckHost(const std::string& host) {
+  if (absl::StrContains(host, ":") && !absl::StartsWith(host, "[")) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--host is '", host, "'; an IPv6 address is written in brackets: [", host, "]"));
   }
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_port = htons(static_cast<uint16_t>(port));
-  // Names and IPv6 are left to the server itself.
-  if (port == 0 || inet_pton(AF_INET, host.c_str(), &address.sin_addr) != 1) {
-    return absl::OkStatus();
-  }
-  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  const int on = 1;
-  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-  const int failed = bind(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0 ||
-                     listen(fd, 1) != 0;
-  const int error = errno;
-  close(fd);
-  if (!failed) return absl::OkStatus();
-  if (error == EADDRINUSE) {
-    return absl::UnavailableError(absl::StrCat(
-        "port ", port, " on ", host, " is in use by another program; choose another with ", flag,
-        " (0 takes a free one)"));
-  }
+  ASSIGN_OR_RETURN(const SocketAddress address, Resolve(host, 0));
+  const Listener listener(address);
+  if (listener.error() == 0) return absl::OkStatus();
   return absl::UnavailableError(
-      absl::StrCat("can't listen on ", host, ":", port, " (", flag, "): ", std::strerror(error)));
+      absl::StrCat("can't listen on ", host, ": ", std::strerror(listener.error()),
+                   "; give an address of this host with --host, or 0.0.0.0 for all that it has"));
+}
+
+absl::Status CheckPortsAreFree(const std::vector<PortToCheck>& ports) {
+  std::vector<std::unique_ptr<Listener>> listeners;  // all at once, so that equal ones are found
+  for (const PortToCheck& check : ports) {
+    if (check.port < 0 || check.port > 65535) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(check.flag, " is ", check.port, "; a port is a number from 0 to 65535"));
+    }
+    if (check.port == 0) continue;
+    ASSIGN_OR_RETURN(const SocketAddress address, Resolve(check.host, check.port));
+    listeners.push_back(std::make_unique<Listener>(address));
+    const int error = listeners.back()->error();
+    if (error == 0) continue;
+    if (error != EADDRINUSE) {
+      return absl::UnavailableError(absl::StrCat("can't listen on ", check.host, ":", check.port,
+                                                 " (", check.flag, "): ", std::strerror(error)));
+    }
+    for (const PortToCheck& other : ports) {
+      if (&other == &check) break;
+      if (other.port != check.port) continue;
+      return absl::InvalidArgumentError(absl::StrCat(check.flag, " is ", check.port, ", and so is ",
+                                                     other.flag,
+                                                     "; each needs its own (0 takes a free one)"));
+    }
+    return absl::UnavailableError(absl::StrCat("port ", check.port, " on ", check.host,
+                                               " is in use by another program; choose another "
+                                               "with ",
+                                               check.flag, " (0 takes a free one)"));
+  }
+  return absl::OkStatus();
 }
 
 std::string OwnProgramFolder() {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 
@@ -17,8 +18,16 @@ absl::Status CheckTokenizerFolder(const std::string& tokenizer, const std::strin
 // The three programs lie in this folder.
 absl::Status CheckPrograms(const std::string& folder);
 
-// Nobody listens on it; 0 is always free. `flag` is named in the message.
-absl::Status CheckPortIsFree(const std::string& flag, const std::string& host, int port);
+// --host is an address or a name of this host.
+absl::Status CheckHost(const std::string& host);
+
+struct PortToCheck {
+  std::string flag;  // is named in the message
+  std::string host;
+  int port = 0;
+};
+// Nobody listens on any of them, and no two are one; 0 is always free.
+absl::Status CheckPortsAreFree(const std::vector<PortToCheck>& ports);
 
 // The folder that this program lies in.
 std::string OwnProgramFolder();

@@ -91,10 +91,11 @@ absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(
     for (const auto& collectable : metrics.collectables()) {
       server->exposer_->RegisterCollectable(collectable);
     }
-  } catch (const std::exception& error) {
+  } catch (const std::exception&) {  // whose text is civetweb's guess
     return absl::UnavailableError(
-        absl::StrCat("can't serve metrics on ", listen_address, ": ", error.what(),
-                     "; the port is in use or not allowed, choose another --metrics_address"));
+        absl::StrCat("can't serve metrics on ", listen_address,
+                     ": the port is in use or the address is not of this host; choose another "
+                     "--metrics_address (port 0 takes a free one)"));
   }
   server->port_ = server->exposer_->GetListeningPorts().at(0);
   return server;

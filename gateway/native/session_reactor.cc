@@ -1,5 +1,6 @@
 #include "gateway/native/session_reactor.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "common/log.h"
@@ -274,28 +275,35 @@ void SessionReactor::WriteNext() {
   if (write) StartWrite(&outgoing_, options);
 }
 
-// One timer looks again and again while something may wait: a timer for each write would cost more
-// than the write.
+// One timer looks again while something may wait, when what waits longest will have waited too
+// long: a timer for each write would cost more than the write. What begins to wait while it runs is
+// due after it.
 void SessionReactor::WatchSlowReader() {
-  if (std::exchange(watching_, true)) return;
-  slow_reader_timer_ =
-      native_->loop->RunAfter(std::chrono::milliseconds(native_->limits.slow_reader_timeout_ms),
-                              [weak = std::weak_ptr<SessionReactor>(self_)] {
-                                if (const auto self = weak.lock()) self->CheckSlowReader();
-                              });
+  if (!watching_) WatchSlowReader(EventLoop::Clock::now());
+}
+
+void SessionReactor::WatchSlowReader(EventLoop::Clock::time_point since) {
+  watching_ = true;
+  slow_reader_timer_ = native_->loop->RunAt(
+      since + std::chrono::milliseconds(native_->limits.slow_reader_timeout_ms),
+      [weak = std::weak_ptr<SessionReactor>(self_)] {
+        if (const auto self = weak.lock()) self->CheckSlowReader();
+      });
 }
 
 void SessionReactor::CheckSlowReader() {
   watching_ = false;
   if (cancelled_ || finished_) return;
-  const auto too_old =
-      EventLoop::Clock::now() - std::chrono::milliseconds(native_->limits.slow_reader_timeout_ms);
+  const EventLoop::Clock::time_point now = EventLoop::Clock::now();
+  const auto too_old = now - std::chrono::milliseconds(native_->limits.slow_reader_timeout_ms);
+  EventLoop::Clock::time_point oldest = now;
   bool writing = false;
   bool stuck = false;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     writing = writing_;
     stuck = writing_ && write_started_ <= too_old;
+    if (writing) oldest = write_started_;
   }
   if (stuck) {
     LogWarning("slow reader cut off", {{"client", call_info_.client}});
@@ -305,14 +313,18 @@ void SessionReactor::CheckSlowReader() {
   bool waits = false;
   for (const auto& [id, request] : requests_) {
     waits = waits || request->ended_;
-    if (!request->ended_ || request->moved_ > too_old || request->buffer_.HasNext()) continue;
+    if (!request->ended_ || request->buffer_.HasNext()) continue;
+    if (request->moved_ > too_old) {
+      oldest = std::min(oldest, request->moved_);
+      continue;
+    }
     native_->metrics->slow_readers.Increment();
     request->buffer_.Abandon(absl::ResourceExhaustedError(
         absl::StrCat("no credit came for ", native_->limits.slow_reader_timeout_ms,
                      " ms after the request had ended; what waited for it was dropped")));
     GiveTurn(request.get());
   }
-  if (writing || waits) WatchSlowReader();
+  if (writing || waits) WatchSlowReader(oldest);
 }
 
 void SessionReactor::OnWriteDone(bool ok) {

@@ -86,6 +86,7 @@ class SessionReactor : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::By
   bool NextMessage(v1::SessionResponse* message);
   void WriteNext();
   void WatchSlowReader();
+  void WatchSlowReader(EventLoop::Clock::time_point since);
   void CheckSlowReader();
   void FinishIfOver();
   void CancelAll();

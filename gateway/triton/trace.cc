@@ -1,6 +1,9 @@
 #include "gateway/triton/trace.h"
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -84,6 +87,24 @@ std::string TensorObject(uint64_t id, const char* activity, const TracedTensor& 
                  {"dtype", NameOf(tensor.datatype)}}}});
 }
 
+std::vector<std::string> ObjectsOf(const RequestTrace& trace) {
+  std::vector<std::string> objects;
+  objects.push_back(Dump({{"id", trace.id},
+                          {"model_name", trace.model_name},
+                          {"model_version", trace.model_version},
+                          {"request_id", trace.request_id}}));
+  for (const auto& [name, when] : trace.timestamps) {
+    const auto ns = std::chrono::nanoseconds(when.time_since_epoch()).count();
+    json stamp = json::object({{"name", name}, {"ns", ns}});
+    objects.push_back(Dump({{"id", trace.id}, {"timestamps", json::array({stamp})}}));
+  }
+  objects.insert(objects.end(), trace.tensors.begin(), trace.tensors.end());
+  if (trace.tensors_left_out > 0) {
+    objects.push_back(Dump({{"id", trace.id}, {"tensors_left_out", trace.tensors_left_out}}));
+  }
+  return objects;
+}
+
 }  // namespace
 
 void RequestTrace::Stamp(const char* name) {
@@ -126,44 +147,59 @@ std::shared_ptr<RequestTrace> TraceWriter::Sample(TraceScope* scope) {
 }
 
 void TraceWriter::Close(File* file) {
-  if (file->stream.is_open()) file->stream << "]\n";
+  if (!file->stream.is_open()) return;
+  file->stream << "]\n";
   file->stream.close();
+  if (!file->stream) LogError("trace file not ended", {{"file", file->name}});
+  file->stream.clear();
+  file->complete = 0;
+  file->bytes = 0;
+}
+
+void TraceWriter::Open(const TraceSettings& settings, File* file) {
+  file->name = settings.file;
+  if (settings.log_frequency > 0) absl::StrAppend(&file->name, ".", file->index);
+  file->stream.open(file->name, std::ios::trunc);
+  if (!file->stream.is_open()) return;
+  ++file->index;
 }
 
 void TraceWriter::Write(const RequestTrace& trace) {
   std::unique_ptr<File>& file = files_[trace.settings.file];
   if (file == nullptr) file = std::make_unique<File>();
-  const uint32_t frequency = trace.settings.log_frequency;
-  if (!file->stream.is_open()) {
-    file->name = trace.settings.file;
-    if (frequency > 0) absl::StrAppend(&file->name, ".", file->index++);
-    file->stream.open(file->name, std::ios::trunc);
-    file->stream << "[";
-    file->traces = 0;
+  errno = 0;
+  if (!file->stream.is_open()) Open(trace.settings, file.get());
+  std::string text;
+  for (const std::string& object : ObjectsOf(trace)) {
+    absl::StrAppend(&text, file->bytes == 0 && text.empty() ? "[" : ",", object, "\n");
   }
-  std::vector<std::string> objects;
-  objects.push_back(Dump({{"id", trace.id},
-                          {"model_name", trace.model_name},
-                          {"model_version", trace.model_version},
-                          {"request_id", trace.request_id}}));
-  for (const auto& [name, when] : trace.timestamps) {
-    const auto ns = std::chrono::nanoseconds(when.time_since_epoch()).count();
-    json stamp = json::object({{"name", name}, {"ns", ns}});
-    objects.push_back(Dump({{"id", trace.id}, {"timestamps", json::array({stamp})}}));
-  }
-  objects.insert(objects.end(), trace.tensors.begin(), trace.tensors.end());
-  if (trace.tensors_left_out > 0) {
-    objects.push_back(Dump({{"id", trace.id}, {"tensors_left_out", trace.tensors_left_out}}));
-  }
-  for (const std::string& object : objects) {
-    file->stream << (file->traces++ == 0 ? "" : ",") << object << "\n";
-  }
+  file->stream << text;
   file->stream.flush();
-  if (!file->stream) LogError("trace not written", {{"file", file->name}});
-  if (frequency > 0 && ++file->complete >= frequency) {
-    Close(file.get());
-    file->complete = 0;
+  if (!file->stream) return GiveUp(file.get());
+  file->bytes += text.size();
+  if (file->lost > 0)
+    LogInfo("traces are written again", {{"file", file->name}, {"lost", file->lost}});
+  file->lost = 0;
+  const uint32_t frequency = trace.settings.log_frequency;
+  if (++file->complete >= frequency && frequency > 0) Close(file.get());
+}
+
+// What is left is the traces before, so that the file is one that can be read. The next trace is
+// tried again; the log has the first of those that are lost.
+void TraceWriter::GiveUp(File* file) {
+  if (file->lost++ == 0) {
+    LogError("trace not written",
+             {{"file", file->name},
+              {"error", errno == 0 ? "it can't be opened or written" : std::strerror(errno)},
+              {"note", "until one can be, traces are lost without a further line"}});
   }
+  const bool was_open = file->stream.is_open();
+  file->stream.close();
+  file->stream.clear();
+  if (!was_open) return;
+  std::error_code error;
+  std::filesystem::resize_file(file->name, file->bytes, error);
+  file->stream.open(file->name, std::ios::app);
 }
 
 }  // namespace caravan

@@ -56,12 +56,15 @@ class TraceWriter {
   struct File {
     std::ofstream stream;
     std::string name;
-    uint32_t traces = 0;    // objects in the file that is open
+    uint64_t bytes = 0;     // in the file that is open, up to the end of its last trace
     uint32_t complete = 0;  // requests in it
-    uint32_t index = 0;     // of the file, with log_frequency
+    uint32_t index = 0;     // of the next file, with log_frequency
+    uint64_t lost = 0;      // traces that could not be written since the last that could
   };
 
+  void Open(const TraceSettings& settings, File* file);
   void Close(File* file);
+  void GiveUp(File* file);
 
   uint64_t next_id_ = 1;
   std::map<std::string, std::unique_ptr<File>> files_;  // by trace_file

@@ -334,6 +334,18 @@ def test_a_port_in_use_is_named_at_once(flag):
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("flags,words", [
+    (["--gateway_port={free}", "--http_port={free}", "--metrics_port=0"], ["--http_port", "--gateway_port"]),
+    (["--gateway_port=0", "--http_port=0", "--metrics_port=0", "--host=192.0.2.1"], ["--host", "192.0.2.1"])])
+def test_up_names_its_own_flags_where_it_can_not_listen(flags, words):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        free = server.getsockname()[1]
+    result = run("up", f"--model={DEMO_MODEL}", *[flag.format(free=free) for flag in flags])
+    assert result.returncode == 1
+    assert all(word in result.stderr for word in words), result.stderr
+    assert "_address" not in result.stderr and result.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("program,flag", [("caravan_gateway", "--replicas=127.0.0.1:1 --tokenizers=127.0.0.1:1"),
                                           ("caravan_tokenizer", f"--model={DEMO_MODEL}"),
                                           ("caravan_worker", f"--model={DEMO_MODEL}")])

@@ -270,6 +270,25 @@ TEST(Session, DropsWhatWaitsForCreditTooLong) {
   EXPECT_EQ(session.ReadFinished().first, "b");
 }
 
+// The timer that the first message had started ended just before, and then ran a whole period more.
+TEST(Session, DropsWhatWaitsForCreditAfterTheTimeItSays) {
+  GatewayConfig config;
+  config.output.slow_reader_timeout_ms = 1000;
+  Cluster cluster(config);
+  SessionCall session(cluster.stub());
+  session.Start("a");
+  const uint64_t a = cluster.worker().AwaitSubmit().key();
+  session.Credit("a", 1);
+  cluster.worker().Emit(a, {WordId(0)}, Finish::NONE);
+  session.ReadTokens("a", 1);
+  const auto ended = std::chrono::steady_clock::now();
+  cluster.worker().Emit(a, {WordId(1), WordId(2)}, Finish::LENGTH);
+  EXPECT_THAT(session.ReadFinished().second.message(), HasSubstr("no credit came for 1000 ms"));
+  const auto waited = std::chrono::steady_clock::now() - ended;
+  EXPECT_GE(waited, std::chrono::milliseconds(990));
+  EXPECT_LT(waited, std::chrono::milliseconds(1700));
+}
+
 TEST(Session, OfAClientThatNeverReadsIsBrokenOff) {
   GatewayConfig config;
   config.output.max_buffered_tokens = 20000;  // more than fits on the way
