@@ -50,7 +50,7 @@ void WorkerSession::Connect() {
 }
 
 void WorkerSession::Submit(v1::WorkerSubmit submit, WorkerEventHandler* handler) {
-  CARAVAN_CHECK(connected_);
+  CARAVAN_CHECK(connected_ && !draining_);
   const bool inserted = handlers_.try_emplace(submit.key(), handler).second;
   CARAVAN_CHECK(inserted, "key ", submit.key(), " is in use");
   v1::WorkerSessionRequest request;
@@ -62,6 +62,16 @@ void WorkerSession::Cancel(uint64_t key) {
   if (handlers_.erase(key) == 0) return;
   v1::WorkerSessionRequest request;
   request.mutable_cancel()->set_key(key);
+  stream_->Write(std::move(request));
+  SayIfDone();
+}
+
+// A worker that stops waits for its gateways, so that they lose no token.
+void WorkerSession::SayIfDone() {
+  if (!awaits_done_ || !handlers_.empty() || stream_ == nullptr) return;
+  awaits_done_ = false;
+  v1::WorkerSessionRequest request;
+  request.mutable_done();
   stream_->Write(std::move(request));
 }
 
@@ -82,8 +92,10 @@ void WorkerSession::OnMessage(v1::WorkerSessionResponse response) {
   if (response.has_load()) SetLoad(response.load());
   if (response.has_go_away() && !draining_) {
     draining_ = true;
+    awaits_done_ = response.go_away().awaits_done();
     LogInfo("replica leaves", {{"replica", address_}, {"reason", response.go_away().reason()}});
     listener_->OnReplicaChanged(this, /*cache_lost=*/false);
+    SayIfDone();
   }
 }
 
@@ -162,6 +174,7 @@ void WorkerSession::OnClosed(const grpc::Status& status) {
   stream_ = nullptr;
   const bool was_connected = std::exchange(connected_, false);
   draining_ = false;
+  awaits_done_ = false;
   silent_ = false;
   loop_->CancelTimer(&heartbeat_timer_);
   generated_.clear();

@@ -48,7 +48,10 @@ class WorkerSession
   // Tells the worker and forgets the handler. An unknown key is ignored.
   void Cancel(uint64_t key);
   // The request is over: events that still come for it are dropped.
-  void Forget(uint64_t key) { handlers_.erase(key); }
+  void Forget(uint64_t key) {
+    handlers_.erase(key);
+    SayIfDone();
+  }
 
   int id() const { return id_; }
   const std::string& address() const { return address_; }
@@ -78,6 +81,7 @@ class WorkerSession
   void SetLoad(const v1::WorkerLoad& load);
   void ExpectHeartbeats(std::chrono::milliseconds interval);
   void SetSilent(bool silent);
+  void SayIfDone();
 
   EventLoop* const loop_;
   const int id_;
@@ -90,8 +94,9 @@ class WorkerSession
   std::chrono::milliseconds reconnect_pause_;
   bool connected_ = false;
   bool draining_ = false;
-  bool silent_ = false;  // longer than its heartbeats allow
-  bool heard_ = false;   // since the heartbeat timer's last turn
+  bool awaits_done_ = false;  // the worker leaves, and waits for us to have read all
+  bool silent_ = false;       // longer than its heartbeats allow
+  bool heard_ = false;        // since the heartbeat timer's last turn
   int silent_turns_ = 0;
   EventLoop::TimerId heartbeat_timer_;
   bool loss_logged_ = false;

@@ -18,7 +18,7 @@ namespace caravan {
 namespace {
 
 constexpr absl::Duration kLastMessages = absl::Seconds(2);  // for gateways to read the end
-constexpr absl::Duration kTimeToRead = absl::Milliseconds(300);
+constexpr absl::Duration kGatewayTimeout = absl::Seconds(1);
 constexpr absl::Duration kRecoverSlice = absl::Milliseconds(100);
 constexpr absl::Duration kDrainSlice = absl::Milliseconds(50);
 constexpr absl::Duration kUnloadTimeout = absl::Seconds(60);  // for followers to release memory
@@ -264,8 +264,9 @@ class LeaderProcess {
     if (service_.num_sessions() > 0) absl::SleepFor(absl::Milliseconds(config().lameduck_ms));
     const bool drained = engine_ == nullptr || engine_->Drain(timeout);
     if (engine_ != nullptr) engine_->Stop();
-    // A gateway on a busy host may lose what it has not read when its stream ends, even well.
-    if (service_.num_sessions() > 0) absl::SleepFor(kTimeToRead);
+    // A gateway on a busy host may lose what it has not read when its stream ends, even well. One
+    // that is stopped, or of an older build, does not say when it has.
+    if (!service_.AwaitGateways(kGatewayTimeout)) LogWarning("a gateway may not have read all", {});
     service_.Stop();
     leader_.Dismiss(absl::OkStatus());
     server_.Shutdown(absl::Now() + kLastMessages);

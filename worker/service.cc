@@ -198,6 +198,14 @@ size_t WorkerService::num_sessions() {
   return sessions_.size();
 }
 
+bool WorkerService::AwaitGateways(absl::Duration timeout) {
+  std::unique_lock lock(mutex_);
+  return gateway_done_.wait_for(lock, absl::ToChronoMilliseconds(timeout), [this] {
+    return std::all_of(sessions_.begin(), sessions_.end(),
+                       [](const auto& session) { return session->done; });
+  });
+}
+
 grpc::ServerBidiReactor<v1::WorkerSessionRequest, v1::WorkerSessionResponse>*
 WorkerService::Session(grpc::CallbackServerContext* context) {
   const auto session = WorkerSession::Open(context, this, options_.max_session_tokens);
@@ -228,6 +236,9 @@ void WorkerService::OnSessionMessage(const std::shared_ptr<WorkerSession>& sessi
     case v1::WorkerSessionRequest::kCancel:
       OnCancelRequest(session, message.cancel().key());
       break;
+    case v1::WorkerSessionRequest::kDone:
+      OnDone(session);
+      break;
     case v1::WorkerSessionRequest::MESSAGE_NOT_SET:
       session->Close({grpc::StatusCode::INVALID_ARGUMENT, "a message without content"});
       break;
@@ -239,6 +250,7 @@ void WorkerService::OnSessionClosed(const std::shared_ptr<WorkerSession>& sessio
   {
     const std::lock_guard lock(mutex_);
     sessions_.erase(session);
+    gateway_done_.notify_all();
     for (const auto& [client_key, key] : session->keys) {
       active_[key].session = nullptr;
       keys.push_back(key);
@@ -326,6 +338,12 @@ void WorkerService::OnCancelRequest(const std::shared_ptr<WorkerSession>& sessio
   if (const auto engine = this->engine()) engine->Cancel(key);
 }
 
+void WorkerService::OnDone(const std::shared_ptr<WorkerSession>& session) {
+  const std::lock_guard lock(mutex_);
+  session->done = true;
+  gateway_done_.notify_all();
+}
+
 std::shared_ptr<Engine> WorkerService::engine() {
   const std::lock_guard lock(mutex_);
   return served_.engine;
@@ -351,6 +369,7 @@ v1::WorkerSessionResponse WorkerService::WelcomeMessage() {
 v1::WorkerSessionResponse WorkerService::GoAwayMessage() {
   v1::WorkerSessionResponse message = NewMessage();
   message.mutable_go_away()->set_reason(drain_reason_);
+  message.mutable_go_away()->set_awaits_done(true);
   message.mutable_go_away()->set_drain_timeout_ms(
       static_cast<uint32_t>(absl::ToInt64Milliseconds(drain_timeout_)));
   return message;
@@ -389,6 +408,7 @@ EngineStats WorkerService::StatsLocked() const {
   stats.preemptions += past_.preemptions;
   stats.cancelled += past_.cancelled;
   stats.finished += past_.finished;
+  stats.nonfinite_logits += past_.nonfinite_logits;
   return stats;
 }
 

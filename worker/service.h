@@ -50,6 +50,9 @@ class WorkerService final : public v1::Worker::CallbackService, private WorkerSe
   // Ends all sessions and the reporting thread.
   void Stop();
   size_t num_sessions();
+  // After GoAway: waits until all gateways have read what they were waiting for, or are gone; false
+  // at the time-out.
+  bool AwaitGateways(absl::Duration timeout);
 
   grpc::ServerBidiReactor<v1::WorkerSessionRequest, v1::WorkerSessionResponse>* Session(
       grpc::CallbackServerContext* context) override;
@@ -88,6 +91,7 @@ class WorkerService final : public v1::Worker::CallbackService, private WorkerSe
   void OnSessionClosed(const std::shared_ptr<WorkerSession>& session) override;
   void OnSubmit(const std::shared_ptr<WorkerSession>& session, const v1::WorkerSubmit& submit);
   void OnCancelRequest(const std::shared_ptr<WorkerSession>& session, uint64_t client_key);
+  void OnDone(const std::shared_ptr<WorkerSession>& session);
   absl::Status Submit(const std::shared_ptr<WorkerSession>& session,
                       const v1::WorkerSubmit& submit);
 
@@ -113,6 +117,7 @@ class WorkerService final : public v1::Worker::CallbackService, private WorkerSe
 
   std::mutex mutex_;  // guards all below; taken before a session's own
   std::condition_variable stop_;
+  std::condition_variable gateway_done_;
   WorkerState state_ = WorkerState::kLoading;
   int64_t loaded_bytes_ = 0;
   int64_t total_bytes_ = 0;

@@ -50,6 +50,9 @@ class WorkerSession final
   // Of the requests that have not finished: the gateway's key → the engine's. The handler's to
   // guard.
   absl::flat_hash_map<uint64_t, RequestKey> keys;
+  // The gateway has read all that it was waiting for from a worker that leaves. The handler's to
+  // guard.
+  bool done = false;
 
  private:
   WorkerSession(grpc::CallbackServerContext* context, Handler* handler, int64_t max_tokens)

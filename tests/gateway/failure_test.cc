@@ -38,6 +38,38 @@ TEST(Failure, OfAReplicaEndsItsRequestsAndNoOthers) {
   cluster.AwaitReady(2);  // the gateway connects again
 }
 
+TEST(Leaving, AWorkerIsToldWhenAllThatWasAwaitedIsRead) {
+  Cluster cluster;
+  auto call = cluster.Generate(TextRequest("hi"));
+  const uint64_t key = cluster.worker().AwaitSubmit().key();
+  cluster.worker().GoAway(/*awaits_done=*/true);
+  cluster.AwaitReady(0);
+  cluster.worker().Emit(key, {WordId(0)});
+  ASSERT_TRUE(call->Read());
+  ASSERT_TRUE(call->Read());  // the first token, which is handled behind the GoAway
+  EXPECT_EQ(cluster.worker().num_dones(), 0U);
+  cluster.worker().Emit(key, {WordId(1)}, Finish::LENGTH);
+  cluster.worker().AwaitDone();
+  EXPECT_EQ(call->ReadAll().text, " the cat");
+  EXPECT_TRUE(call->seen().status.ok());
+}
+
+TEST(Leaving, AWorkerIsToldAtOnceWhereNothingIsAwaited) {
+  Cluster cluster;
+  cluster.worker().GoAway(/*awaits_done=*/true);
+  cluster.worker().AwaitDone();
+}
+
+// An older worker breaks the stream at a message that it does not know.
+TEST(Leaving, AWorkerThatDoesNotAskIsNotTold) {
+  Cluster cluster;
+  cluster.worker().GoAway(/*awaits_done=*/false);
+  cluster.AwaitReady(0);
+  cluster.worker().SetReady(false);
+  cluster.worker().SetReady(true);
+  EXPECT_EQ(cluster.worker().num_dones(), 0U);
+}
+
 TEST(Failure, OfHeartbeatsKeepsNewRequestsAwayUntilTheReplicaIsHeardAgain) {
   FakeWorker::Options options;
   options.heartbeat_ms = 100;

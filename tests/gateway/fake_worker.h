@@ -62,6 +62,11 @@ class FakeWorker : public v1::Worker::Service {
 
   v1::WorkerSubmit AwaitSubmit() { return Await(&submits_, "submit"); }
   uint64_t AwaitCancel() { return Await(&cancels_, "cancel"); }
+  void AwaitDone() { Await(&dones_, "done"); }
+  size_t num_dones() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return dones_.size();
+  }
   size_t num_cancels() {
     const std::lock_guard<std::mutex> lock(mutex_);
     return cancels_.size();
@@ -97,6 +102,12 @@ class FakeWorker : public v1::Worker::Service {
     response.set_instance(options_.instance);
     response.set_epoch(options_.epoch);
     return response;
+  }
+  void GoAway(bool awaits_done) {
+    v1::WorkerSessionResponse response = Response();
+    response.mutable_go_away()->set_reason("the worker is stopped");
+    response.mutable_go_away()->set_awaits_done(awaits_done);
+    Send(response);
   }
   void SetReady(bool ready) {
     v1::WorkerSessionResponse response = Response();
@@ -146,6 +157,7 @@ class FakeWorker : public v1::Worker::Service {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       if (request.has_cancel()) cancels_.push_back(request.cancel().key());
+      if (request.has_done()) dones_.push_back(true);
       if (request.has_submit()) {
         attempts_[request.submit().key()] = request.submit().attempt();
         positions_[request.submit().key()] = request.submit().num_resumed();
@@ -183,6 +195,7 @@ class FakeWorker : public v1::Worker::Service {
   std::vector<std::pair<Stream*, grpc::ServerContext*>> streams_;
   std::deque<v1::WorkerSubmit> submits_;
   std::deque<uint64_t> cancels_;
+  std::deque<bool> dones_;
   std::map<uint64_t, uint32_t> attempts_;
   std::map<uint64_t, uint32_t> positions_;
   std::unique_ptr<GrpcServer> server_;

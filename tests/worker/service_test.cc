@@ -268,6 +268,45 @@ TEST_F(WorkerServiceTest, DrainTellsSessionsRefusesNewRequestsAndAnswersWhenAllF
   ASSERT_TRUE(client.ReadUntil([&] { return !client.load().ready(); }));
 }
 
+// A worker that stops used to sleep for a while instead, so that a gateway could read the end.
+TEST_F(WorkerServiceTest, WaitsForGatewaysThatHaveNotReadAllThatTheyAwait) {
+  Serve();
+  runner_.Close();
+  WorkerClient busy(address_);
+  WorkerClient idle(address_);
+  ASSERT_TRUE(busy.ReadUntilWelcome());
+  ASSERT_TRUE(idle.ReadUntilWelcome());
+  busy.Submit(MakeSubmit(1, 5, 10));
+  runner_.AwaitBlocked();
+  service_.GoAway("the worker is stopped", absl::Seconds(20));
+  ASSERT_TRUE(idle.ReadUntil([&] { return idle.going_away(); }));
+  EXPECT_TRUE(idle.go_away().awaits_done());
+  idle.Done();
+  runner_.Open();
+  EXPECT_TRUE(engine_->Drain(absl::Seconds(20)));
+  EXPECT_FALSE(service_.AwaitGateways(absl::Milliseconds(1)));
+  EXPECT_EQ(busy.ReadUntilFinished(1).token_ids.size(), 10U);
+  busy.Done();
+  EXPECT_TRUE(service_.AwaitGateways(absl::Seconds(20)));
+  EXPECT_EQ(service_.num_sessions(), 2U);  // both are still told of the load
+  service_.Stop();
+  EXPECT_TRUE(idle.Finish().ok());
+  EXPECT_TRUE(busy.Finish().ok());
+  EXPECT_EQ(metrics_.cancelled_requests.Value(), 0);
+}
+
+TEST_F(WorkerServiceTest, DoesNotWaitForAGatewayThatIsGone) {
+  Serve();
+  WorkerClient client(address_);
+  ASSERT_TRUE(client.ReadUntilWelcome());
+  service_.GoAway("the worker is stopped", absl::Seconds(20));
+  ASSERT_TRUE(client.ReadUntil([&] { return client.going_away(); }));
+  EXPECT_FALSE(service_.AwaitGateways(absl::ZeroDuration()));
+  client.Break();
+  EXPECT_TRUE(service_.AwaitGateways(absl::Seconds(20)));
+  while (service_.num_sessions() > 0) std::this_thread::yield();
+}
+
 TEST_F(WorkerServiceTest, ALostRankFailsRequestsInFlightAndReadinessFollows) {
   Serve();
   runner_.Close();

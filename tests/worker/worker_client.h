@@ -68,6 +68,11 @@ class WorkerClient {
   void Write(const v1::WorkerSessionRequest& request) { stream_->Write(request); }
   void Break() { context_.TryCancel(); }
   void HalfClose() { stream_->WritesDone(); }
+  void Done() {
+    v1::WorkerSessionRequest request;
+    request.mutable_done();
+    EXPECT_TRUE(stream_->Write(request));
+  }
 
   // Reads until `done`, or the stream ends (false).
   bool ReadUntil(const std::function<bool()>& done) {
