@@ -227,17 +227,22 @@ TEST(Session, MergesWhatASlowClientHasNotReadAndGivesItUp) {
   EXPECT_LE(session.seen("a").events.size(), 10u) << "what waited is merged";
 }
 
-TEST(Session, KeepsARequestsPlaceInFlightUntilItsOutputHasLeft) {
-  GatewayConfig config;
-  config.admission.max_inflight_requests = 1;
-  Cluster cluster(config);
-  SessionCall session(cluster.stub());
+// Request "a" has ended with three tokens, and there is credit for one.
+void EndWithTokensWaiting(Cluster& cluster, SessionCall& session) {
   session.Start("a");
   const uint64_t a = cluster.worker().AwaitSubmit().key();
   session.Credit("a", 1);
   session.Start("bad", v1::GenerateRequest());
   session.ReadFinished();  // messages are handled in order: the credit has come
   cluster.worker().Emit(a, {WordId(0), WordId(1), WordId(2)}, Finish::LENGTH);
+}
+
+TEST(Session, KeepsARequestsPlaceInFlightUntilItsOutputHasLeft) {
+  GatewayConfig config;
+  config.admission.max_inflight_requests = 1;
+  Cluster cluster(config);
+  SessionCall session(cluster.stub());
+  EndWithTokensWaiting(cluster, session);
   session.ReadTokens("a", 1);
   session.Start("b");
   cluster.AwaitInflight(1, 1);
@@ -254,12 +259,7 @@ TEST(Session, DropsWhatWaitsForCreditTooLong) {
   config.output.slow_reader_timeout_ms = 50;
   Cluster cluster(config);
   SessionCall session(cluster.stub());
-  session.Start("a");
-  const uint64_t a = cluster.worker().AwaitSubmit().key();
-  session.Credit("a", 1);
-  session.Start("bad", v1::GenerateRequest());
-  session.ReadFinished();  // messages are handled in order: the credit has come
-  cluster.worker().Emit(a, {WordId(0), WordId(1), WordId(2)}, Finish::LENGTH);
+  EndWithTokensWaiting(cluster, session);
   const auto [id, finished] = session.ReadFinished();
   EXPECT_EQ(id, "a");
   EXPECT_EQ(finished.code(), static_cast<int>(grpc::StatusCode::RESOURCE_EXHAUSTED));

@@ -161,6 +161,21 @@ class BatchingTest : public testing::Test {
     return outputs;
   }
 
+  // Whether the reference loop, unpipelined and without graphs, and the fast one give the same.
+  void ExpectLoopsAgree(Setting setting, const std::vector<Request>& requests,
+                        std::initializer_list<const char*> dtypes) {
+    CARAVAN_SKIP_WITHOUT_MODEL_TARGET(setting.target);
+    for (const char* dtype : dtypes) {
+      setting.dtype = dtype;
+      setting.target.graphs = false;
+      setting.pipelined = false;
+      const Outputs simple = RunTogether(setting, requests);
+      setting.target.graphs = true;
+      setting.pipelined = true;
+      EXPECT_EQ(CountDifferences(simple, RunTogether(setting, requests)), 0) << dtype;
+    }
+  }
+
   // How many sequences differ between the two.
   static int CountDifferences(const Outputs& alone, const Outputs& together) {
     EXPECT_EQ(alone.size(), together.size());
@@ -310,42 +325,23 @@ TEST_F(BatchingTest, GraphsGiveWhatStepsWithoutThemGiveOnCuda) {
   }
 }
 
-// The reference loop, unpipelined and without graphs, and the fast one give the same bits where
-// their steps hold the same sequences: all are there at first and have slots, and no draw ends one.
+// The loops give the same bits where their steps hold the same sequences: all are there at first
+// and have slots, and no draw ends one.
 TEST_F(BatchingTest, PipelinedGraphsGiveWhatTheSimpleLoopGivesOnCuda) {
   Setting setting;
   setting.target = {.device = Device::kCuda};
   setting.at_once = true;
-  CARAVAN_SKIP_WITHOUT_MODEL_TARGET(setting.target);
   std::vector<Request> requests = RandomRequests(5);
   requests.resize(20);  // 26 sequences
   for (Request& request : requests) request.sampling.stop_token_ids.clear();
-  for (const char* dtype : {"float32", "float16", "bfloat16"}) {
-    setting.dtype = dtype;
-    setting.target.graphs = false;
-    setting.pipelined = false;
-    const Outputs simple = RunTogether(setting, requests);
-    setting.target.graphs = true;
-    setting.pipelined = true;
-    EXPECT_EQ(CountDifferences(simple, RunTogether(setting, requests)), 0) << dtype;
-  }
+  ExpectLoopsAgree(setting, requests, {"float32", "float16", "bfloat16"});
 }
 
 // And where they don't, with batch-invariant operators.
 TEST_F(BatchingTest, PipelinedGraphsGiveWhatTheSimpleLoopGivesInAnyBatchesOnCuda) {
   Setting setting;
   setting.target = {.device = Device::kCuda, .batch_invariant = true};
-  CARAVAN_SKIP_WITHOUT_MODEL_TARGET(setting.target);
-  const std::vector<Request> requests = RandomRequests(5);
-  for (const char* dtype : {"float32", "bfloat16"}) {
-    setting.dtype = dtype;
-    setting.target.graphs = false;
-    setting.pipelined = false;
-    const Outputs simple = RunTogether(setting, requests);
-    setting.target.graphs = true;
-    setting.pipelined = true;
-    EXPECT_EQ(CountDifferences(simple, RunTogether(setting, requests)), 0) << dtype;
-  }
+  ExpectLoopsAgree(setting, RandomRequests(5), {"float32", "bfloat16"});
 }
 
 TEST_F(BatchingTest, HoldsWhenOperatorsShareTheirRowsBetweenThreads) {
