@@ -43,7 +43,7 @@ TEST_F(RegularFileTest, HasTheBytesOfTheFile) {
   const absl::Status status = ReadRegularFile(path_, 100001).status();
   EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
   EXPECT_THAT(std::string(status.message()), HasSubstr("larger than 100001 bytes"));
-  std::ofstream(path_, std::ios::trunc);
+  std::filesystem::resize_file(path_, 0);
   EXPECT_EQ(*ReadRegularFile(path_, 0), "");
 }
 

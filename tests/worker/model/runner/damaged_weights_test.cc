@@ -82,7 +82,7 @@ class DamagedWeightsTest : public testing::TestWithParam<ModelTarget> {
     engine_options.pipelined = pipelined;
     engine_options.check_invariants = true;
     std::map<RequestKey, Answer> answers;
-    Engine engine(engine_options, replica.get(), [&](std::vector<TokenEvent> events) {
+    Engine engine(engine_options, replica.get(), [&](const std::vector<TokenEvent>& events) {
       for (const TokenEvent& event : events) {
         Answer& answer = answers[event.key];
         for (const EmittedToken& token : event.tokens) answer.tokens.push_back(token.token_id);
