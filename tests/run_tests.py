@@ -25,7 +25,7 @@ PRESETS = ("release", "asan", "tsan")
 SANITIZED = {
     "asan": ["kernels_test", "worker_engine_test", "worker_model_test", "worker_model_files_test",
              "worker_model_loading_test", "worker_model_runner_test", "worker_replica_test", "tokenizer_service_test"],
-    "tsan": ["worker_engine_test"],
+    "tsan": ["worker_engine_test", "gateway_http_test"],
 }
 SANITIZED_LONG = {
     "asan": ["common_test", "worker_test", "gateway_test", "gateway_http_test", "gateway_triton_protocol_test",
