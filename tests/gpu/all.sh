@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Everything that has to be shown on a GPU, in order; the last line counts. tests/gpu/README.md says what each step shows.
-#   tests/gpu/all.sh [STEP…]      steps: operators model ranks processes cluster shared_memory whole_model same_ids start kill_ranks floor
+#   tests/gpu/all.sh [STEP…]      steps: operators model ranks processes cluster shared_memory whole_model same_ids start kill_ranks
+#               bad_conditions floor
 # After a build with tests: build/release/bin, or PROGRAMS=folder. What doesn't begin within BUDGET seconds (1,800) counts
 # as failed. PYTHON=… is one with torch, transformers and the packages of tests/requirements.txt.
 set -uo pipefail
@@ -87,6 +88,7 @@ kill_ranks() {
   step kill_follower 120 "$here/kill.sh" "$programs" llama2_7b 2 1
   step kill_leader 120 "$here/kill.sh" "$programs" llama2_7b 2 0
 }
+bad_conditions() { step bad_conditions 200 "$here/bad_conditions.sh" "$programs"; }
 floor() {
   local degree=1
   ((gpus < 2)) || degree="1 2"
@@ -94,10 +96,10 @@ floor() {
   step floor_8b 300 "$here/floor.sh" "$programs" llama3_8b bfloat16 1
 }
 
-for name in "${@:-operators model ranks processes cluster shared_memory whole_model same_ids start kill_ranks floor}"; do
+for name in "${@:-operators model ranks processes cluster shared_memory whole_model same_ids start kill_ranks bad_conditions floor}"; do
   for one in $name; do
     case $one in
-      operators | model | ranks | processes | cluster | shared_memory | whole_model | same_ids | start | kill_ranks | floor) "$one" ;;
+      operators | model | ranks | processes | cluster | shared_memory | whole_model | same_ids | start | kill_ranks | bad_conditions | floor) "$one" ;;
       *) echo "$one is no step" && exit 2 ;;
     esac
   done

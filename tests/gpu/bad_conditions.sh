@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# Starts the worker where it can't work: each time a sentence that says why, an end by itself with an exit status other
+# than 0, and never a hang. The last line is `N passed, N failed`.
+#   tests/gpu/bad_conditions.sh PROGRAM_FOLDER
+set -uo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+programs=$(cd "$1" && pwd)
+demo=$here/../../models/demo
+gpus=$(nvidia-smi --list-gpus | wc -l)
+work=$(mktemp -d)
+pids=()
+trap '[ ${#pids[@]} -eq 0 ] || kill -9 "${pids[@]}" 2>/dev/null; wait; rm -rf "$work"' EXIT
+passed=0 failed=0
+
+mkdir "$work/7b" "$work/70b"
+cp "$here/models/llama2_7b.json" "$work/7b/config.json"
+sed 's/"num_hidden_layers": *[0-9]*/"num_hidden_layers": 80/' "$here/models/llama2_70b_4_layers.json" > "$work/70b/config.json"
+
+worker=("$programs/caravan_worker" --device=cuda --listen_address=127.0.0.1:0)
+up=("$programs/caravan" up --device=cuda --gateway_port=0 --http_port=0 --metrics_port=0)
+launch() { # name flags…
+  "${worker[@]}" "${@:2}" --port_file="$work/$1.ports" > "$work/$1.log" 2>&1 &
+  pids+=($!)
+}
+port_of() { sed -n 's/^grpc=//p' "$work/$1.ports" 2>/dev/null; }
+await() { # seconds what pattern file
+  local deadline=$((SECONDS + $1))
+  until grep -qE "$3" "$4" 2>/dev/null; do
+    ((SECONDS < deadline)) || { echo "$2: nothing after $1 s"; return 1; }
+    sleep 0.02
+  done
+}
+end_all() {
+  [ ${#pids[@]} -eq 0 ] || kill -9 "${pids[@]}" 2>/dev/null
+  wait
+  pids=()
+}
+judge() { # name ok file: the words that a person sees
+  if [ "$2" = 0 ]; then ((++passed)); echo "right: $1:"; else ((++failed)); echo "wrong: $1:"; fi
+  grep -vE '^$' "$3" | tail -n "$(($2 == 0 ? 1 : 6))" | cut -c1-500
+}
+# Must end by itself within 40 s, with an exit status of its own and the words.
+refused() { # name words command…
+  local file=$work/refused.txt code ok=1
+  timeout -k 1 40 "${@:3}" > "$file" 2>&1
+  code=$?
+  ((code != 0 && code < 124)) && grep -qE "$2" "$file" && ok=0
+  judge "$1 (exit status $code)" $ok "$file"
+}
+
+refused "no GPU is visible" "no GPU is visible" env CUDA_VISIBLE_DEVICES= "${worker[@]}" --model="$demo"
+refused "fewer GPUs than ranks" "GPU" env CUDA_VISIBLE_DEVICES=0 "${up[@]}" --model="$demo" --tensor_parallel=2
+refused "a GPU that there is not" "--gpu is $gpus" "${worker[@]}" --model="$demo" --gpu="$gpus"
+refused "a model that is too large" "too little memory.*--tensor_parallel" "${worker[@]}" --model="$work/70b" --load_format=dummy --dtype=bfloat16 --gpu_memory_wait_ms=0
+
+# Another process holds the GPU.
+launch holder --model="$demo" --gpu_memory_fraction=0.97
+if await 30 holder " ready " "$work/holder.log"; then
+  refused "a GPU that is full" "too little memory" "${worker[@]}" --model="$work/7b" --load_format=dummy --gpu_memory_wait_ms=1000
+else
+  judge "a GPU that is full" 1 "$work/holder.log"
+fi
+end_all
+
+if ((gpus >= 2)); then
+  # Two ranks that are not of one model.
+  launch leader --model="$demo" --tensor_parallel=2
+  await 30 leader "listening" "$work/leader.log"
+  refused "ranks with different models" "differ|another|other" "${worker[@]}" --model="$work/7b" --load_format=dummy \
+    --tensor_parallel=2 --rank=1 --gpu=1 --leader_address="127.0.0.1:$(port_of leader)"
+  end_all
+
+  # NCCL finds no way to the other rank: said by both ends, and both still end when told to.
+  launch leader --model="$demo" --tensor_parallel=2 --collectives=nccl
+  await 30 leader "listening" "$work/leader.log"
+  NCCL_SOCKET_IFNAME=nowhere0 launch follower --model="$demo" --tensor_parallel=2 --collectives=nccl --rank=1 --gpu=1 \
+    --leader_address="127.0.0.1:$(port_of leader)"
+  ok=1
+  await 60 "NCCL without a way" "rank [01] .host.*rank [01] .host" "$work/leader.log" && ok=0
+  kill "${pids[@]}"
+  for pid in "${pids[@]}"; do timeout 30 tail --pid="$pid" -f /dev/null || { ok=1; echo "process $pid does not end"; }; done
+  grep -iE "nccl|could not form|rank" "$work/leader.log" | tail -n 3 > "$work/words.txt"
+  judge "NCCL without a way to the other rank" $ok "$work/words.txt"
+  end_all
+fi
+echo "$passed passed, $failed failed"
+((failed == 0 && passed > 0))
