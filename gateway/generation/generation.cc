@@ -82,6 +82,8 @@ void Generation::Encode() {
   if (vocabulary == nullptr) {
     return End(absl::UnavailableError("no tokenizer has been reached yet; retry in a moment"));
   }
+  const absl::Status texts = CheckTexts(request_.spec(), context_.tokenizer->bounds());
+  if (!texts.ok()) return End(texts);
   v1::EncodeRequest encode = MakeEncodeRequest(request_.spec(), *vocabulary);
   if (encode.inputs().empty()) return OnEncoded(v1::EncodeResponse());
   tokenizer_call_ = context_.tokenizer->Encode(

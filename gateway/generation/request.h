@@ -82,6 +82,10 @@ struct RequestSpec {
   } output;
 };
 
+// What a worker takes of bad words, each text of them in its two encodings.
+inline constexpr size_t kMaxBadWordTokens = 1024;     // of one
+inline constexpr size_t kMaxTokensOfBadWords = 4096;  // of all
+
 // A request that keeps every rule which can be checked without the prompt's token ids. Only Make
 // makes one, so nothing behind it checks again. Copies share the model.
 class ValidatedRequest {

@@ -6,7 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/status.h"
-#include "common/utf8.h"
+#include "gateway/triton/protocol/tensor_names.h"
 
 namespace caravan {
 namespace {
@@ -50,7 +50,7 @@ absl::Status GenerationInference::TryStart() {
 
 absl::Status GenerationInference::StartFromTexts() {
   encoding_ = true;
-  const std::string name = request().uses_newer_names() ? "text_input" : "INPUT_0";
+  const std::string name = TensorNames(request()).prompt;
   const CheckedInput& input = *request().Find(name);
   const auto width = static_cast<size_t>(input.shape[1]);
   const std::shared_ptr<const Vocabulary>& vocabulary = context().dispatcher->vocabulary();
@@ -64,10 +64,8 @@ absl::Status GenerationInference::StartFromTexts() {
       return absl::InvalidArgumentError(absl::StrCat(name, " of row ", row, " has no element"));
     }
     const std::string_view text = texts[row * width];
-    if (const size_t offset = FindInvalidUtf8(text); offset != std::string::npos) {
-      return absl::InvalidArgumentError(absl::StrCat(name, " of row ", row, " is not UTF-8: byte ",
-                                                     offset, " does not begin a valid character"));
-    }
+    RETURN_IF_ERROR(CheckText(absl::StrCat(name, " of row ", row), text,
+                              context().dispatcher->tokenizer().bounds()));
     v1::EncodeInput* added = encode.add_inputs();
     added->set_text(std::string(text));
     added->set_add_bos(vocabulary->adds_bos);
@@ -115,7 +113,7 @@ absl::StatusOr<std::vector<std::vector<int32_t>>> GenerationInference::ReadToken
 
 absl::StatusOr<std::vector<int32_t>> GenerationInference::PromptOf(
     size_t row, std::vector<int32_t> prompt) const {
-  const char* tensor = is_text() ? "INPUT_0" : "input_ids";
+  std::string tensor = TensorNames(request()).prompt;
   if (prompt.empty()) {
     const std::optional<uint32_t> start_id = StartIdOf(parameters_.rows[row]);
     if (!start_id.has_value()) {
@@ -185,13 +183,12 @@ absl::Status GenerationInference::Begin(std::vector<std::vector<int32_t>> prompt
   std::vector<ValidatedRequest> requests;
   for (size_t row = 0; row < prompts.size(); ++row) {
     ASSIGN_OR_RETURN(std::vector<int32_t> prompt, PromptOf(row, std::move(prompts[row])));
-    ASSIGN_OR_RETURN(ValidatedRequest validated, MakeRow(row, prompt));
-    if (const auto tokens = validated.MaxTokensAfter(prompt.size()); !tokens.ok()) {
-      return absl::Status(tokens.status().code(),
-                          absl::StrCat(is_text() ? "INPUT_0" : "input_ids", " of row ", row, ": ",
-                                       tokens.status().message()));
+    absl::StatusOr<ValidatedRequest> validated = MakeRow(row, prompt);
+    if (!validated.ok()) return NameTensors(request(), row, validated.status());
+    if (const auto tokens = validated->MaxTokensAfter(prompt.size()); !tokens.ok()) {
+      return NameTensors(request(), row, tokens.status());
     }
-    requests.push_back(std::move(validated));
+    requests.push_back(*std::move(validated));
     const RowParameters& parameters = parameters_.rows[row];
     output_.AddRow({std::move(prompt), static_cast<int32_t>(parameters.stopping.max_tokens),
                     FillIdOf(parameters)});
@@ -212,11 +209,11 @@ absl::Status GenerationInference::CheckOutputSize() const {
   const int64_t width = int64_t{output_.padded_prompt_tokens()} + output_.max_tokens();
   const int64_t elements = request().rows() * int64_t{parameters_.beam_width} * width;
   if (elements <= kMaxOutputElements) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(
-      RequestIdPrefix(request().request().id), is_text() ? "INPUT_1" : "request_output_len", ": ",
-      request().rows(), " rows of ", parameters_.beam_width, " beams and up to ", width,
-      " tokens make an output of ", elements, " elements; at most ", kMaxOutputElements,
-      " are allowed"));
+  return absl::InvalidArgumentError(
+      absl::StrCat(RequestIdPrefix(request().request().id), TensorNames(request()).max_tokens, ": ",
+                   request().rows(), " rows of ", parameters_.beam_width, " beams and up to ",
+                   width, " tokens make an output of ", elements, " elements; at most ",
+                   kMaxOutputElements, " are allowed"));
 }
 
 void GenerationInference::OnRowStarted() {
@@ -264,7 +261,7 @@ void GenerationInference::OnSampleEnd(size_t row, const SampleEnd& end) {
 
 // One place is held for the request: held by each row, they could keep the last rows from starting.
 void GenerationInference::OnRowEnd(size_t row, const absl::Status& status, InflightPlace place) {
-  if (!status.ok()) return Fail(status);
+  if (!status.ok()) return Fail(NameTensors(request(), row, status));
   place_ = std::move(place);
   if (++num_rows_ended_ == rows_.size()) NotifySoon();
 }
