@@ -382,7 +382,7 @@ def test_an_empty_prompt_begins_with_start_id(triton):
 @pytest.mark.parametrize("inputs,words", [
     (lambda: transformer_inputs([[1, 4_000_000]]), "input_ids of row 0 has token id 4000000 at 1"),
     (lambda: transformer_inputs([[1, 80]], 100_000), "request_output_len of row 0 is 100000"),
-    (lambda: transformer_inputs([[1] * 2040], 20), "input_ids of row 0"),
+    (lambda: transformer_inputs([[1] * 2040], 20), "request_output_len of row 0 is 20; the prompt has 2040"),
     (lambda: transformer_inputs([[1, 80]], stop_words_list=[[[5, 6], [9, -1]]]), "stop_words_list of row 0"),
     (lambda: transformer_inputs([[1, 80]], bad_words_list=[[[-5], [1]]]), "bad_words_list of row 0"),
     (lambda: [*transformer_inputs([[1, 80]])[:1], column("input_lengths", [3], np.uint32),
