@@ -87,6 +87,21 @@ def test_a_repository_is_served_as_it_says(tmp_path, checkpoint, golden_answers)
 
 
 @LIMIT
+@pytest.mark.parametrize("parameter,value,words", [
+    ("tensor_para_size", "0", "parameter tensor_para_size is '0', must be a number from 1 to 64"),
+    ("pipeline_para_size", "9999", "parameter pipeline_para_size is '9999'"),
+    ("data_type", "fp8", "parameter data_type is 'fp8'; fp16, bf16 and fp32 are served"),
+    ("model_type", "llama", "parameter model_type is 'llama'; Llama is served"),  # case matters
+    ("model_checkpoint_path", "/none", "model_checkpoint_path /none"),
+    ("enable_custom_all_reduce", "2", "parameter enable_custom_all_reduce is '2'"),
+    ("int8_mode", "2", "parameter int8_mode is 2, which LLaMA never had"),
+    ("int8_mode", "many", "parameter int8_mode is 'many'")], ids=lambda value: value if "_" in value else "")
+def test_parameter_of_the_model(tmp_path, checkpoint, parameter, value, words):
+    repository = triton_repository.write(tmp_path / "models", checkpoint, **{parameter: value})
+    assert words in refusal(repository, f"--tokenizer={DEMO_MODEL}")
+
+
+@LIMIT
 def test_what_can_not_be_served_is_named(tmp_path, checkpoint):
     cases = [({"model_type": "GPT"}, "parameter model_type is 'GPT'"), ({"int8_mode": "2"}, "int8_mode is 2"),
              ({"tensor_para_size": "x"}, "parameter tensor_para_size is 'x'"),

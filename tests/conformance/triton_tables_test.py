@@ -236,7 +236,8 @@ def test_batch_limit(triton):
 
 @pytest.mark.parametrize("parameters,status", [
     ({"sequence_id": 5, "sequence_start": True, "sequence_end": True}, None), ({"priority": 1}, None),
-    ({"timeout": 1000000}, None), ({"anything": "else"}, None), ({"number": 3}, None), ({"flag": False}, None)])
+    ({"timeout": 1000000}, None), ({"anything": "else"}, None), ({"number": 3}, None), ({"flag": False}, None),
+    ({"sequence_id": "a string"}, None)], ids=lambda value: "-".join(value or ()))
 def test_request_parameters(triton, parameters, status):
     known = {key: parameters[key] for key in ("sequence_id", "sequence_start", "sequence_end", "priority", "timeout")
              if key in parameters}
@@ -309,7 +310,8 @@ def test_contents_errors(stub):
     ({"priority": {"int64_param": -1}}, "priority"), ({"priority": {"string_param": "high"}}, "priority"),
     ({"timeout": {"bool_param": True}}, "timeout"), ({"sequence_start": {"int64_param": 1}}, "sequence_start"),
     ({"triton_enable_empty_final_response": {"int64_param": 1}}, "triton_enable_empty_final_response"),
-    ({"empty": {}}, "'empty'")])
+    ({"sequence_id": {"bool_param": True}}, "sequence_id"), ({"sequence_end": {"string_param": "yes"}}, "sequence_end"),
+    ({"empty": {}}, "'empty'")], ids=lambda value: "-".join(value) if isinstance(value, dict) else "")
 def test_wrong_parameters(stub, parameters, words):
     request = raw_request()
     for name, value in parameters.items():
