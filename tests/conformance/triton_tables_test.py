@@ -242,7 +242,9 @@ def test_request_parameters(triton, parameters, status):
     known = {key: parameters[key] for key in ("sequence_id", "sequence_start", "sequence_end", "priority", "timeout")
              if key in parameters}
     others = {key: value for key, value in parameters.items() if key not in known}
-    triton.infer("ensemble", ensemble_inputs([PROMPT], 2), parameters=others or None, **known)
+    answer = triton.infer("ensemble", ensemble_inputs([PROMPT], 2), parameters=others or None, **known)
+    without = triton.infer("ensemble", ensemble_inputs([PROMPT], 2))
+    assert answer.as_numpy("OUTPUT_0").tolist() == without.as_numpy("OUTPUT_0").tolist(), "it has no effect"
 
 
 def raw_request(**changes):
@@ -321,12 +323,13 @@ def test_wrong_parameters(stub, parameters, words):
 
 
 def test_priority_as_an_unsigned_number(stub):
+    """uint64_param, field 5, is newer than this client's messages."""
     request = raw_request()
-    try:
-        request.parameters["priority"].uint64_param = 1
-    except AttributeError:
-        pytest.skip("this client's messages are older than uint64_param")
-    stub.ModelInfer(request, timeout=60)
+    request.parameters["priority"].MergeFromString(b"\x28\x01")
+    assert b"\x28\x01" in request.SerializeToString()
+    assert stub.ModelInfer(request, timeout=60).outputs
+    request.parameters["timeout"].MergeFromString(b"\x28" + b"\xff" * 9 + b"\x01")
+    assert stub.ModelInfer(request, timeout=60).outputs
 
 
 def test_a_stream_can_end_with_a_status(stub):

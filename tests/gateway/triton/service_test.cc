@@ -55,6 +55,19 @@ TEST_F(TritonTest, ABurstBeforeTheFirstResponseArrivesAtOnce) {
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(8));
 }
 
+TEST_F(TritonTest, PartialTextsHaveWholeCharactersOnly) {
+  Stream stream(stub_.get());
+  stream.stream->Write(EnsembleRequest({"abc"}, {11}));
+  const uint64_t key = cluster_.worker().AwaitSubmit().key();
+  cluster_.worker().Emit(key, ByteIds("\xc3"));
+  EXPECT_THAT(TextsOf(stream.Read().infer_response()), ElementsAre("<s>abc"));
+  cluster_.worker().Emit(key, ByteIds("\xa9tes\xe2"));
+  EXPECT_THAT(TextsOf(stream.Read().infer_response()), ElementsAre("<s>abc\xc3\xa9tes"));
+  cluster_.worker().Emit(key, ByteIds("\x82"), v1::WorkerTokenEvent::LENGTH);
+  EXPECT_THAT(TextsOf(stream.Read().infer_response()),
+              ElementsAre("<s>abc\xc3\xa9tes\xef\xbf\xbd"));  // it never became a character
+}
+
 TEST_F(TritonTest, RowsAreShownAfterTheSameNumberOfSteps) {
   Stream stream(stub_.get());
   stream.stream->Write(EnsembleRequest({"abc", "xyz"}, {20, 3}));

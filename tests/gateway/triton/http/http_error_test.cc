@@ -11,9 +11,9 @@ namespace {
 TEST(HttpError, StatusOfEachCode) {
   using Code = absl::StatusCode;
   const std::pair<Code, int> statuses[] = {
-      {Code::kUnknown, 400},         {Code::kInternal, 500},      {Code::kNotFound, 404},
-      {Code::kInvalidArgument, 400}, {Code::kUnavailable, 503},   {Code::kUnimplemented, 501},
-      {Code::kAlreadyExists, 400},   {Code::kCancelled, 400},     {Code::kDeadlineExceeded, 504},
+      {Code::kUnknown, 400},         {Code::kInternal, 500},         {Code::kNotFound, 404},
+      {Code::kInvalidArgument, 400}, {Code::kUnavailable, 503},      {Code::kUnimplemented, 501},
+      {Code::kAlreadyExists, 400},   {Code::kCancelled, 400},        {Code::kDeadlineExceeded, 504},
       {Code::kAborted, 500},         {Code::kResourceExhausted, 429}};
   for (const auto& [code, status] : statuses) {
     const HttpResponse response = MakeErrorResponse(absl::Status(code, "a \"reason\""));
