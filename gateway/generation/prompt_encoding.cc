@@ -170,6 +170,8 @@ v1::WorkerSubmit MakeWorkerSubmit(const ValidatedRequest& request, const Encoded
   submit.set_beam_width(spec.sampling.beam_width);
   submit.set_length_penalty(spec.sampling.length_penalty);
   submit.set_beam_diversity_rate(spec.sampling.beam_diversity_rate);
+  submit.set_beam_snapshot_interval(spec.sampling.beam_snapshot_interval);
+  submit.set_beam_snapshot_offset(spec.sampling.beam_snapshot_offset);
   submit.set_priority(spec.priority);
   submit.set_cache_salt(CacheSalt(spec));
   return submit;

@@ -57,6 +57,8 @@ struct RequestSpec {
     uint32_t beam_width = 1;       // 0 and 1: none
     float length_penalty = 0;
     float beam_diversity_rate = 0;
+    uint32_t beam_snapshot_interval = 0;  // as worker.proto has them
+    uint32_t beam_snapshot_offset = 0;
     float top_p_decay = 1;
     float top_p_min = 1e-6F;
     std::optional<int32_t> top_p_reset_id;

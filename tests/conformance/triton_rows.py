@@ -153,6 +153,8 @@ ENGINE = {
         "k, p and the seed of draws are ignored": of("tensors", "values_that_mean_the_same[beam_width--]"),
         "temperature, repetition_penalty and min_length come before": of("outputs", "beams") + of(
             "beam_search", "parameters_shape_the_search_as_in_the_reference"),
+        "partial responses with the beams as they stand": of("outputs", "partial_beams") + cc(
+            "BeamPartialsTest.ComeWhenAllRowsHaveShownAsMuch", "BeamPartialsTest.ARowThatHasEndedShowsItsEnd"),
         "a beam that ends keeps its slot, all beams are returned": of(
             "outputs", "beams_end_where_the_end_token_is_likely"),
         "rows with values of their own": of("outputs", "beams_of_several_rows"),
@@ -394,7 +396,7 @@ DOCS = {
                 "tables", "equal_requests_have_equal_answers"),
             "top_p_decay, top_p_min, top_p_reset_ids": inputs("top_p_decay", "top_p_min", "top_p_reset_ids") + defaults(
                 "top_p_decay", "top_p_min", "top_p_reset_ids") + of("outputs", "a_factual_nucleus_decays_and_is_restored"),
-            "beam_width": inputs("beam_width") + defaults("beam_width") + of("outputs", "beams"),
+            "beam_width": inputs("beam_width") + defaults("beam_width") + of("outputs", "beams", "partial_beams", "partial_beams_without_the_prompt"),
             "beam_search_diversity_rate, len_penalty": inputs("beam_search_diversity_rate", "len_penalty") + defaults(
                 "beam_search_diversity_rate", "len_penalty") + of("outputs", "beams_of_several_rows"),
             "is_return_log_probs": inputs("is_return_log_probs") + defaults("is_return_log_probs") + of(
