@@ -1,14 +1,17 @@
 #include "cli/cluster_flags.h"
 
+#include <algorithm>
 #include <limits>
 #include <set>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "cli/preflight.h"
 #include "cli/terminal.h"
+#include "cli/triton_models.h"
 #include "cli/triton_repository.h"
 #include "common/status.h"
 
@@ -32,7 +35,51 @@ std::string NameOfCheckpoint(std::string path) {
   return LastPart(path);
 }
 
+// What the repository says, where the flag was not given; else the flag, with a note.
+void TakeOrNote(const char* flag, const std::string& repository, std::string* value) {
+  if (value->empty()) *value = repository;
+  if (*value == repository) return;
+  WriteOut(absl::StrCat("note: --", flag, "=", *value, " is used; the repository says ", repository,
+                        "\n"));
+}
+
+// Of further flags of a program, those that say otherwise than `from_repository`.
+void NoteOverrides(const char* option, const std::string& flags,
+                   const std::vector<std::string>& from_repository) {
+  for (const std::string& flag : SplitFlags(flags)) {
+    const std::string name =
+        "--" +
+        flag.substr(0, flag.find('=')).substr(std::min(flag.find_first_not_of('-'), flag.size()));
+    for (const std::string& said : from_repository) {
+      if (said.substr(0, said.find('=')) != name || said == flag) continue;
+      WriteOut(
+          absl::StrCat("note: ", flag, " of --", option, " is used, in place of ", said, "\n"));
+    }
+  }
+}
+
 }  // namespace
+
+void ClusterFlags::CheckControlOrExit(const Options& options) const {
+  const bool is_explicit = triton_model_control_mode == "explicit";
+  if (!is_explicit && !triton_model_control_mode.empty() && triton_model_control_mode != "none") {
+    options.Fail(absl::StrCat("--triton_model_control_mode is '", triton_model_control_mode,
+                              "'; it must be none or explicit"));
+  }
+  if (triton_load_models.empty()) return;
+  if (!is_explicit) {
+    options.Fail(
+        "--triton_load_models is given, and all models are loaded at the start; it takes "
+        "--triton_model_control_mode=explicit");
+  }
+  const std::vector<std::string> served = ServedTritonModels();
+  for (const std::string& name :
+       std::vector<std::string>(absl::StrSplit(triton_load_models, ','))) {
+    if (name == "*" || std::find(served.begin(), served.end(), name) != served.end()) continue;
+    options.Fail(absl::StrCat("--triton_load_models names '", name, "', which is not served; ",
+                              absl::StrJoin(served, ", "), " and * are"));
+  }
+}
 
 void ClusterFlags::AddTo(Options* options) {
   options->Add("model", &model,
@@ -75,15 +122,21 @@ absl::Status ClusterFlags::TakeTritonRepository() {
   for (const std::string& warning : repository.warnings) {
     WriteOut(absl::StrCat("warning: ", warning, "\n"));
   }
-  if (model.empty()) model = repository.checkpoint;
+  TakeOrNote("model", repository.checkpoint, &model);
+  TakeOrNote("dtype", repository.dtype(), &dtype);
   if (model_name.empty()) model_name = NameOfCheckpoint(model);
-  if (dtype.empty()) dtype = repository.dtype();
+  const std::string ranks = absl::StrCat(repository.tensor_parallel);
+  std::string given = tensor_parallel.has_value() ? absl::StrCat(*tensor_parallel) : ranks;
+  TakeOrNote("tensor_parallel", ranks, &given);
   tensor_parallel = tensor_parallel.value_or(repository.tensor_parallel);
   triton_flags = {absl::StrCat("--triton_decoupled=", repository.decoupled ? "true" : "false"),
                   absl::StrCat("--triton_max_batch_size=", repository.max_batch_size),
                   absl::StrCat("--triton_tensor_parallel=", *tensor_parallel),
                   absl::StrCat("--triton_data_type=", repository.data_type),
                   absl::StrCat("--triton_checkpoint_path=", repository.checkpoint)};
+  NoteOverrides("gateway_flags", gateway_flags, triton_flags);
+  NoteOverrides("worker_flags", worker_flags,
+                {"--dtype=" + dtype, "--model=" + model, "--tensor_parallel=" + ranks});
   return absl::OkStatus();
 }
 
@@ -141,6 +194,7 @@ ClusterOptions ClusterFlags::MakeOrExit(const Options& options) const {
                                 number.least, " to ", number.most));
     }
   }
+  CheckControlOrExit(options);
   ClusterOptions cluster;
   cluster.program_folder = OwnProgramFolder();
   cluster.model = model;

@@ -49,6 +49,7 @@ struct ClusterFlags {
   absl::Status TakeTritonRepository();
 
  private:
+  void CheckControlOrExit(const Options& options) const;
   std::vector<int> GpusOrExit(const Options& options, int workers) const;
 };
 

@@ -72,6 +72,17 @@ absl::StatusOr<std::vector<std::filesystem::path>> EntriesOf(const std::filesyst
   return absl::NotFoundError(absl::StrCat("can't read ", folder.string(), ": ", error.message()));
 }
 
+// A link that leads nowhere looks like a model that is not there.
+absl::Status CheckLink(const std::filesystem::path& path) {
+  std::error_code error;
+  if (!std::filesystem::is_symlink(path, error) || std::filesystem::exists(path, error)) {
+    return absl::OkStatus();
+  }
+  return absl::NotFoundError(absl::StrCat(path.string(), " is a link to ",
+                                          std::filesystem::read_symlink(path, error).string(),
+                                          ", which can't be read"));
+}
+
 absl::StatusOr<Configs> ReadConfigs(const std::string& folder) {
   std::error_code error;
   if (!std::filesystem::is_directory(folder, error)) {
@@ -80,10 +91,11 @@ absl::StatusOr<Configs> ReadConfigs(const std::string& folder) {
   Configs configs;
   ASSIGN_OR_RETURN(const std::vector<std::filesystem::path> entries, EntriesOf(folder));
   for (const std::filesystem::path& entry : entries) {
-    if (!std::filesystem::is_directory(entry, error) ||
-        !std::filesystem::exists(entry / "config.pbtxt", error)) {
-      continue;
-    }
+    RETURN_IF_ERROR(CheckLink(entry));
+    const std::filesystem::path config = entry / "config.pbtxt";
+    if (!std::filesystem::is_directory(entry, error)) continue;
+    RETURN_IF_ERROR(CheckLink(config));
+    if (!std::filesystem::exists(config, error)) continue;
     ASSIGN_OR_RETURN(configs[entry.filename().string()], ReadConfig(entry));
   }
   if (configs.empty()) {

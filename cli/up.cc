@@ -29,14 +29,21 @@ std::string Count(int number, const std::string& noun) {
   return absl::StrCat(number, " ", noun, number == 1 ? "" : "s");
 }
 
+// With explicit control the model may be nobody's yet.
+std::string ServingWhat(const ClusterOptions& options) {
+  if (options.loaded_at_start) return "Serving " + options.model_name;
+  return absl::StrCat("Up, without a model until a client loads ", options.model_name,
+                      " (as fastertransformer or ensemble),");
+}
+
 void PrintReady(const Cluster& cluster, const ClusterOptions& options, absl::Duration took) {
   WriteOut(
-      absl::StrFormat("\nServing %s after %.1f s: %s of %s\n\n"
+      absl::StrFormat("\n%s after %.1f s: %s of %s\n\n"
                       "  gateway    %s (gRPC: Caravan's API and Triton's)\n"
                       "             http://%s (Triton's API)\n"
                       "  metrics    http://%s/metrics\n"
                       "  tokenizer  %s (gRPC)\n\n",
-                      options.model_name, absl::ToDoubleSeconds(took),
+                      ServingWhat(options), absl::ToDoubleSeconds(took),
                       Count(options.replicas, "replica"), Count(options.tensor_parallel, "worker"),
                       cluster.gateway_address(), cluster.gateway_http_address(),
                       cluster.gateway_metrics_address(), cluster.tokenizer_address()));

@@ -10,6 +10,7 @@
 #include "gateway/gpu_metrics.h"
 #include "gateway/host_metrics.h"
 #include "gateway/triton/metrics.h"
+#include "gateway/triton/model_repository.h"
 
 namespace caravan {
 
@@ -36,6 +37,7 @@ Gateway::Gateway(const GatewayConfig& config)
 }
 
 absl::StatusOr<std::unique_ptr<Gateway>> Gateway::Start(const GatewayConfig& config) {
+  RETURN_IF_ERROR(CheckLoadModels(config.triton));
   std::unique_ptr<Gateway> gateway(new Gateway(config));
   RETURN_IF_ERROR(gateway->Listen());
   Gateway* started = gateway.get();

@@ -117,9 +117,11 @@ void ModelCommands::SendDue() {
   const std::vector<std::shared_ptr<Command>> commands = commands_;
   for (const std::shared_ptr<Command>& command : commands) {
     const Wanted& wanted = command->wanted;
-    if (command->sent || (!wanted.loaded && IsBusy(command->model))) continue;
+    if (command->sent) continue;
+    const bool superseded = WantedOf(command->model).number != wanted.number;
+    if (!superseded && !wanted.loaded && IsBusy(command->model)) continue;
     command->sent = true;
-    if (WantedOf(command->model).number != wanted.number) {
+    if (superseded) {
       command->result = absl::AbortedError(
           absl::StrCat("a later command about model '", command->model, "' came in between"));
       EndCommand(command);

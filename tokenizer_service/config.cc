@@ -24,7 +24,7 @@ ABSL_FLAG(std::string, port_file, TokenizerConfig{}.port_file,
           "File to write the ports to once they are open: lines grpc=PORT and metrics=PORT.");
 ABSL_FLAG(int, drain_timeout_ms, TokenizerConfig{}.drain_timeout_ms,
           "After SIGTERM, time for calls and open sequences to finish.");
-ABSL_FLAG(int, max_message_bytes, TokenizerConfig{}.max_message_bytes,
+ABSL_FLAG(int, max_message_bytes, TokenizerLimits{}.max_message_bytes,
           "Largest message taken; a larger one ends its own call.");
 ABSL_FLAG(int, max_text_bytes, TokenizerLimits{}.max_text_bytes,
           "Longest text that is encoded, and longest conversation.");
@@ -55,8 +55,8 @@ TokenizerConfig FromFlags() {
   config.metrics_address = absl::GetFlag(FLAGS_metrics_address);
   config.port_file = absl::GetFlag(FLAGS_port_file);
   config.drain_timeout_ms = absl::GetFlag(FLAGS_drain_timeout_ms);
-  config.max_message_bytes = absl::GetFlag(FLAGS_max_message_bytes);
   TokenizerLimits& limits = config.limits;
+  limits.max_message_bytes = absl::GetFlag(FLAGS_max_message_bytes);
   limits.max_text_bytes = absl::GetFlag(FLAGS_max_text_bytes);
   limits.max_batch_inputs = absl::GetFlag(FLAGS_max_batch_inputs);
   limits.max_decode_tokens = absl::GetFlag(FLAGS_max_decode_tokens);
@@ -91,7 +91,7 @@ absl::StatusOr<TokenizerConfig> LoadTokenizerConfig() {
   RETURN_IF_ERROR(CheckAtLeast("drain_timeout_ms", config.drain_timeout_ms, 0));
   RETURN_IF_ERROR(CheckAtLeast("long_request_bytes", limits.long_request_bytes, 0));
   const std::pair<const char*, int> positive[] = {
-      {"max_message_bytes", config.max_message_bytes},
+      {"max_message_bytes", limits.max_message_bytes},
       {"max_text_bytes", limits.max_text_bytes},
       {"max_batch_inputs", limits.max_batch_inputs},
       {"max_decode_tokens", limits.max_decode_tokens},

@@ -17,6 +17,7 @@ struct TokenizerLimits {
   int long_request_bytes = 16 << 10;       // longer ones leave gRPC's threads
   int long_request_threads = 2;
   int max_waiting_long_requests = 256;
+  int max_message_bytes = 16 << 20;  // of one message that comes in
 };
 
 struct TokenizerConfig {
@@ -27,7 +28,6 @@ struct TokenizerConfig {
   std::string metrics_address;  // empty: none
   std::string port_file;        // empty: none
   int drain_timeout_ms = 30000;
-  int max_message_bytes = 16 << 20;
   TokenizerLimits limits;
 };
 

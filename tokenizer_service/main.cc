@@ -36,7 +36,7 @@ absl::Status Serve(const TokenizerConfig& config, ShutdownSignal& signal) {
                            &metrics);
   ASSIGN_OR_RETURN(
       std::unique_ptr<GrpcServer> server,
-      GrpcServer::Start({config.listen_address, config.max_message_bytes}, {&service}));
+      GrpcServer::Start({config.listen_address, config.limits.max_message_bytes}, {&service}));
   std::vector<std::pair<std::string, int>> ports = {{"grpc", server->port()}};
   std::unique_ptr<MetricsServer> metrics_server;
   if (!config.metrics_address.empty()) {

@@ -203,6 +203,10 @@ void TokenizerService::DescribeVocabulary(bool include_tokens,
   response.set_fingerprint(vocabulary.fingerprint);
   response.set_adds_bos(vocabulary.adds_bos);
   response.set_adds_eos(vocabulary.adds_eos);
+  response.set_max_text_bytes(static_cast<uint32_t>(limits_.max_text_bytes));
+  response.set_max_batch_inputs(static_cast<uint32_t>(limits_.max_batch_inputs));
+  response.set_max_decode_tokens(static_cast<uint32_t>(limits_.max_decode_tokens));
+  response.set_max_message_bytes(static_cast<uint32_t>(limits_.max_message_bytes));
   for (int32_t id = 0; id < vocabulary.size(); ++id) {
     const Vocabulary::Token& token = vocabulary.tokens[id];
     if (token.special) response.add_special_token_ids(id);

@@ -110,6 +110,9 @@ absl::Status CheckBeams(const v1::WorkerSubmit& submit, const SubmitLimits& limi
   if (submit.beam_width() <= 1) return absl::OkStatus();
   RETURN_IF_ERROR(CheckNumber("beam_width", submit.beam_width(), 0,
                               std::min(kMaxBeamWidth, limits.vocab_size)));
+  constexpr int32_t kMost = std::numeric_limits<int32_t>::max() / 2;
+  RETURN_IF_ERROR(CheckNumber("beam_snapshot_interval", submit.beam_snapshot_interval(), 0, kMost));
+  RETURN_IF_ERROR(CheckNumber("beam_snapshot_offset", submit.beam_snapshot_offset(), 0, kMost));
   RETURN_IF_ERROR(CheckReal("length_penalty", submit.length_penalty(), -10, 10));
   RETURN_IF_ERROR(CheckReal("beam_diversity_rate", submit.beam_diversity_rate(), -100, 100));
   if (submit.num_samples() > 1) {
@@ -185,7 +188,9 @@ absl::StatusOr<Request> ValidateSubmit(const v1::WorkerSubmit& submit, const Sub
   request.num_samples = static_cast<int32_t>(submit.num_samples());
   if (submit.beam_width() > 1) {
     request.beams = {static_cast<int32_t>(submit.beam_width()), submit.length_penalty(),
-                     submit.beam_diversity_rate()};
+                     submit.beam_diversity_rate(),
+                     static_cast<int32_t>(submit.beam_snapshot_interval()),
+                     static_cast<int32_t>(submit.beam_snapshot_offset())};
   }
   request.priority = submit.priority();
   if (submit.timeout_ms() > 0) request.deadline = now + absl::Milliseconds(submit.timeout_ms());

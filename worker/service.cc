@@ -151,7 +151,9 @@ void WorkerService::Deliver(const std::vector<TokenEvent>& events) {
       if (!event.status.ok()) SetStatus(event.status, out);
       out->set_cached_prompt_tokens(static_cast<uint32_t>(event.cached_prompt_tokens));
       out->set_cumulative_logprob(event.cumulative_logprob);
+      out->set_snapshot(event.snapshot);
     }
+    if (event.snapshot) continue;
     active.num_tokens += event.tokens.size();
     if (event.finish == FinishReason::kNone || --active.unfinished > 0) continue;
     LogInfo("finished", {{"request", active.request_id},

@@ -8,6 +8,7 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
+#include "gateway/generation/tokenizer_bounds.h"
 
 namespace caravan {
 
@@ -20,6 +21,7 @@ struct Vocabulary {
   absl::flat_hash_set<int32_t> special_token_ids;
   std::vector<std::string> tokens;  // the bytes of each inside a text
   std::string fingerprint;
+  TokenizerBounds bounds;
 };
 
 // Gets the text of one sequence. On the loop; may close or drop the sequence from inside.

@@ -82,6 +82,8 @@ void Generation::Encode() {
   if (vocabulary == nullptr) {
     return End(absl::UnavailableError("no tokenizer has been reached yet; retry in a moment"));
   }
+  const absl::Status texts = CheckTexts(request_.spec(), context_.tokenizer->bounds());
+  if (!texts.ok()) return End(texts);
   v1::EncodeRequest encode = MakeEncodeRequest(request_.spec(), *vocabulary);
   if (encode.inputs().empty()) return OnEncoded(v1::EncodeResponse());
   tokenizer_call_ = context_.tokenizer->Encode(
@@ -178,6 +180,7 @@ void Generation::OnWorkerEvent(const v1::WorkerTokenEvent& event) {
     context_.metrics->stale_events.Increment();
     return;
   }
+  if (event.snapshot()) return OnSnapshot(event);
   const bool refused = event.finish() == v1::WorkerTokenEvent::ERROR &&
                        event.code() == static_cast<int>(absl::StatusCode::kUnavailable) &&
                        event.token_ids().empty();
@@ -190,6 +193,22 @@ void Generation::OnWorkerEvent(const v1::WorkerTokenEvent& event) {
   if (num_stale > 0) context_.metrics->stale_events.Increment(num_stale);
 }
 
+void Generation::OnSnapshot(const v1::WorkerTokenEvent& event) {
+  beams_.resize(samples_.size());
+  BeamState& beam = beams_[event.sample_index()];
+  const size_t same = event.first_position();
+  if (same > beam.token_ids.size()) {
+    return End(absl::InternalError(absl::StrCat("the worker skipped tokens of a beam: position ",
+                                                same, " came after ", beam.token_ids.size())));
+  }
+  beam.token_ids.resize(same);
+  beam.token_ids.insert(beam.token_ids.end(), event.token_ids().begin(), event.token_ids().end());
+  beam.logprobs.resize(std::min(same, beam.logprobs.size()));
+  beam.logprobs.insert(beam.logprobs.end(), event.logprobs().begin(), event.logprobs().end());
+  beam.cumulative_logprob = event.cumulative_logprob();
+  if (event.sample_index() + 1 == beams_.size() && sink_ != nullptr) sink_->OnBeams(beams_);
+}
+
 bool Generation::CanReroute() const { return !has_events_ && num_submits_ < kMaxAttempts; }
 
 void Generation::OnWorkerLost(const absl::Status& why) {
@@ -197,6 +216,7 @@ void Generation::OnWorkerLost(const absl::Status& why) {
   if (phase_ != Phase::kRunning) return;
   if (CanReroute()) {
     ++attempt_;
+    beams_.clear();
     context_.metrics->reroutes.Increment();
     return ReturnToQueue();
   }

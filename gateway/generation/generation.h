@@ -74,6 +74,7 @@ class Generation : private WorkerEventHandler, private Sample::Owner {
   void StartSamples();
   void OnWorkerEvent(const v1::WorkerTokenEvent& event) override;
   void OnWorkerLost(const absl::Status& why) override;
+  void OnSnapshot(const v1::WorkerTokenEvent& event);
   bool OnSampleChunk(OutputChunk chunk) override;
   void OnSampleEnded(SampleEnd end) override;
   void OnSampleFailed(const absl::Status& status) override;
@@ -108,6 +109,7 @@ class Generation : private WorkerEventHandler, private Sample::Owner {
   uint32_t num_submits_ = 0;
   bool has_events_ = false;
   std::vector<std::unique_ptr<Sample>> samples_;
+  std::vector<BeamState> beams_;  // at the last look
   size_t num_ended_samples_ = 0;
   EndReason last_reason_ = EndReason::kError;
   std::chrono::steady_clock::time_point first_token_;

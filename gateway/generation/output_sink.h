@@ -39,6 +39,13 @@ struct SampleEnd {
   float cumulative_logprob = 0;  // of a beam: the sum over its tokens
 };
 
+// A beam as it stands before its search has ended: it may be another one at the next look.
+struct BeamState {
+  std::vector<int32_t> token_ids;
+  std::vector<float> logprobs;  // one a token, where asked for
+  float cumulative_logprob = 0;
+};
+
 struct StartedInfo {
   std::string request_id;
   std::string model;
@@ -62,6 +69,9 @@ class OutputSink {
   // with that status.
   [[nodiscard]] virtual absl::Status OnChunk(OutputChunk chunk) = 0;
   virtual void OnSampleEnd(SampleEnd end) = 0;
+  // All beams after one step of the search, the best first; where asked for. A search that begins
+  // again, elsewhere, shows them again.
+  virtual void OnBeams(const std::vector<BeamState>& beams) {}
   // OK: every sample came to its own end. CANCELLED: by the client. Last.
   virtual void OnEnd(const absl::Status& status, InflightPlace place) = 0;
 };

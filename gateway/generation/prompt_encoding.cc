@@ -53,7 +53,29 @@ void SetWorkerSampling(const ValidatedRequest& request, const EncodedPrompt& pro
   }
 }
 
+// Of the bad words as the worker takes them, each text in both of its encodings.
+absl::Status CheckBadWordTokens(const EncodedPrompt& prompt) {
+  size_t tokens = 0;
+  for (const std::vector<int32_t>& word : prompt.bad_words) tokens += word.size();
+  if (tokens <= kMaxTokensOfBadWords) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("sampling.bad_words and bad_token_ids have ",
+                                                 tokens, " tokens together; at most ",
+                                                 kMaxTokensOfBadWords, " are allowed"));
+}
+
 }  // namespace
+
+absl::Status CheckTexts(const RequestSpec& spec, const TokenizerBounds& bounds) {
+  for (size_t i = 0; i < spec.prompt.size(); ++i) {
+    if (spec.prompt[i].kind != PromptPart::Kind::kText) continue;
+    RETURN_IF_ERROR(CheckText(absl::StrCat("prompt[", i, "].text"), spec.prompt[i].text, bounds));
+  }
+  for (size_t i = 0; i < spec.sampling.bad_words.size(); ++i) {
+    RETURN_IF_ERROR(
+        CheckText(absl::StrCat("sampling.bad_words[", i, "]"), spec.sampling.bad_words[i], bounds));
+  }
+  return absl::OkStatus();
+}
 
 v1::EncodeRequest MakeEncodeRequest(const RequestSpec& spec, const Vocabulary& vocabulary) {
   v1::EncodeRequest request;
@@ -105,6 +127,11 @@ absl::StatusOr<EncodedPrompt> AssemblePrompt(const ValidatedRequest& request,
   }
   for (size_t i = 0; i < 2 * spec.sampling.bad_words.size(); ++i) {
     prompt.bad_words.push_back(take());
+    const size_t tokens = prompt.bad_words.back().size();
+    if (tokens <= kMaxBadWordTokens) continue;
+    return absl::InvalidArgumentError(absl::StrCat("sampling.bad_words[", i / 2, "] has ", tokens,
+                                                   " tokens; at most ", kMaxBadWordTokens,
+                                                   " are allowed"));
   }
   while (next < response.outputs_size()) prompt.stop_sequences.push_back(take());
   for (auto* words : {&prompt.bad_words, &prompt.stop_sequences}) {
@@ -112,6 +139,7 @@ absl::StatusOr<EncodedPrompt> AssemblePrompt(const ValidatedRequest& request,
     std::sort(words->begin(), words->end());
     words->erase(std::unique(words->begin(), words->end()), words->end());
   }
+  RETURN_IF_ERROR(CheckBadWordTokens(prompt));
   ASSIGN_OR_RETURN(prompt.max_tokens, request.MaxTokensAfter(prompt.token_ids.size()));
   return prompt;
 }
@@ -142,6 +170,8 @@ v1::WorkerSubmit MakeWorkerSubmit(const ValidatedRequest& request, const Encoded
   submit.set_beam_width(spec.sampling.beam_width);
   submit.set_length_penalty(spec.sampling.length_penalty);
   submit.set_beam_diversity_rate(spec.sampling.beam_diversity_rate);
+  submit.set_beam_snapshot_interval(spec.sampling.beam_snapshot_interval);
+  submit.set_beam_snapshot_offset(spec.sampling.beam_snapshot_offset);
   submit.set_priority(spec.priority);
   submit.set_cache_salt(CacheSalt(spec));
   return submit;

@@ -22,12 +22,15 @@ struct EncodedPrompt {
   int32_t max_tokens = 0;  // resumed ones included
 };
 
+// INVALID_ARGUMENT names the prompt's part or the bad word that is larger than a tokenizer takes.
+absl::Status CheckTexts(const RequestSpec& spec, const TokenizerBounds& bounds);
+
 // The texts of the prompt, then each bad word twice: as it stands at the start of a text and inside
 // one; with beams the stop strings too. Without inputs no call is needed.
 v1::EncodeRequest MakeEncodeRequest(const RequestSpec& spec, const Vocabulary& vocabulary);
 
-// INVALID_ARGUMENT where the prompt does not fit, FAILED_PRECONDITION where the tokenizer's ids are
-// not the model's.
+// INVALID_ARGUMENT where the prompt or a bad word does not fit, FAILED_PRECONDITION where the
+// tokenizer's ids are not the model's.
 absl::StatusOr<EncodedPrompt> AssemblePrompt(const ValidatedRequest& request,
                                              const v1::EncodeResponse& response);
 

@@ -166,7 +166,12 @@ absl::Status CheckBadWords(const RequestSpec::Sampling& sampling, const ServedMo
   }
   for (size_t i = 0; i < sampling.bad_token_ids.size(); ++i) {
     const std::string field = absl::StrCat("sampling.bad_token_ids[", i, "]");
-    if (sampling.bad_token_ids[i].empty()) return Invalid(field, " is empty");
+    const size_t tokens = sampling.bad_token_ids[i].size();
+    if (tokens == 0) return Invalid(field, " is empty");
+    if (tokens > kMaxBadWordTokens) {
+      return Invalid(field, " has ", tokens, " tokens; at most ", kMaxBadWordTokens,
+                     " are allowed");
+    }
     RETURN_IF_ERROR(CheckTokenIds(field + ".ids", sampling.bad_token_ids[i], model));
   }
   return absl::OkStatus();

@@ -57,6 +57,8 @@ struct RequestSpec {
     uint32_t beam_width = 1;       // 0 and 1: none
     float length_penalty = 0;
     float beam_diversity_rate = 0;
+    uint32_t beam_snapshot_interval = 0;  // as worker.proto has them
+    uint32_t beam_snapshot_offset = 0;
     float top_p_decay = 1;
     float top_p_min = 1e-6F;
     std::optional<int32_t> top_p_reset_id;
@@ -81,6 +83,10 @@ struct RequestSpec {
     bool processed_logprobs = false;
   } output;
 };
+
+// What a worker takes of bad words, each text of them in its two encodings.
+inline constexpr size_t kMaxBadWordTokens = 1024;     // of one
+inline constexpr size_t kMaxTokensOfBadWords = 4096;  // of all
 
 // A request that keeps every rule which can be checked without the prompt's token ids. Only Make
 // makes one, so nothing behind it checks again. Copies share the model.

@@ -20,11 +20,8 @@ class TokenizerClient::RetriedCall
     : public Call,
       public std::enable_shared_from_this<RetriedCall<Request, Response>> {
  public:
-  using Method = void (*)(v1::Tokenizer::Stub*, grpc::ClientContext*, const Request*, Response*,
-                          std::function<void(grpc::Status)>);
-
   RetriedCall(TokenizerClient* client, CallOptions options, Request request,
-              Callback<Response> done, Method method)
+              Callback<Response> done, Method<Request, Response> method)
       : client_(client->self_),
         loop_(client->loop_),
         options_(std::move(options)),
@@ -88,9 +85,63 @@ class TokenizerClient::RetriedCall
   const Request request_;
   Response response_;
   Callback<Response> done_;  // null once called or cancelled
-  const Method method_;
+  const Method<Request, Response> method_;
   std::unique_ptr<grpc::ClientContext> context_;
   const EventLoop::KeepAlive keep_alive_;
+};
+
+// What is more than one call takes: one call after the other.
+template <typename Request, typename Response>
+class TokenizerClient::PartedCall
+    : public Call,
+      public std::enable_shared_from_this<PartedCall<Request, Response>> {
+ public:
+  PartedCall(TokenizerClient* client, CallOptions options, std::vector<Request> parts,
+             Callback<Response> done, Method<Request, Response> method)
+      : client_(client->self_),
+        options_(std::move(options)),
+        parts_(std::move(parts)),
+        done_(std::move(done)),
+        method_(method) {}
+
+  void Cancel() override {
+    done_ = nullptr;
+    if (current_ != nullptr) current_->Cancel();
+  }
+
+  void Next() {
+    std::vector<Request> part;
+    part.push_back(std::move(parts_[next_++]));
+    current_ = (*client_)->Make<Request, Response>(
+        options_, std::move(part),
+        [self = this->shared_from_this()](absl::StatusOr<Response> response) {
+          self->OnPart(std::move(response));
+        },
+        method_);
+  }
+
+ private:
+  void OnPart(absl::StatusOr<Response> response) {
+    current_ = nullptr;
+    if (done_ == nullptr) return;
+    if (response.ok()) {
+      response_.MergeFrom(*response);
+      if (next_ < parts_.size() && *client_ != nullptr) return Next();
+      if (next_ < parts_.size()) response = absl::CancelledError("the gateway is shutting down");
+    }
+    Callback<Response> done = std::exchange(done_, nullptr);
+    if (!response.ok()) return done(response.status());
+    done(std::move(response_));
+  }
+
+  const std::shared_ptr<TokenizerClient*> client_;
+  const CallOptions options_;
+  std::vector<Request> parts_;
+  size_t next_ = 0;
+  Response response_;
+  Callback<Response> done_;  // null once called or cancelled
+  const Method<Request, Response> method_;
+  std::shared_ptr<Call> current_;
 };
 
 TokenizerClient::TokenizerClient(EventLoop* loop, TokenizerClientOptions options,
@@ -112,30 +163,43 @@ void TokenizerClient::Start() {
   for (const auto& session : sessions_) session->Start();
 }
 
+template <typename Request, typename Response>
+std::shared_ptr<TokenizerClient::Call> TokenizerClient::Make(const CallOptions& options,
+                                                             std::vector<Request> parts,
+                                                             Callback<Response> done,
+                                                             Method<Request, Response> method) {
+  if (parts.size() > 1) {
+    auto call = std::make_shared<PartedCall<Request, Response>>(this, options, std::move(parts),
+                                                                std::move(done), method);
+    call->Next();
+    return call;
+  }
+  auto call = std::make_shared<RetriedCall<Request, Response>>(
+      this, options, std::move(parts.front()), std::move(done), method);
+  loop_->Post([call] { call->Try(); });
+  return call;
+}
+
 std::shared_ptr<TokenizerClient::Call> TokenizerClient::Encode(const CallOptions& options,
                                                                v1::EncodeRequest request,
                                                                Callback<v1::EncodeResponse> done) {
-  auto call = std::make_shared<RetriedCall<v1::EncodeRequest, v1::EncodeResponse>>(
-      this, options, std::move(request), std::move(done),
+  return Make<v1::EncodeRequest, v1::EncodeResponse>(
+      options, SplitEncode(std::move(request), bounds_), std::move(done),
       [](v1::Tokenizer::Stub* stub, auto* context, auto* encode_request, auto* response,
          std::function<void(grpc::Status)> callback) {
         stub->async()->Encode(context, encode_request, response, std::move(callback));
       });
-  loop_->Post([call] { call->Try(); });
-  return call;
 }
 
 std::shared_ptr<TokenizerClient::Call> TokenizerClient::Decode(const CallOptions& options,
                                                                v1::DecodeRequest request,
                                                                Callback<v1::DecodeResponse> done) {
-  auto call = std::make_shared<RetriedCall<v1::DecodeRequest, v1::DecodeResponse>>(
-      this, options, std::move(request), std::move(done),
+  return Make<v1::DecodeRequest, v1::DecodeResponse>(
+      options, SplitDecode(std::move(request), bounds_), std::move(done),
       [](v1::Tokenizer::Stub* stub, auto* context, auto* decode_request, auto* response,
          std::function<void(grpc::Status)> callback) {
         stub->async()->Decode(context, decode_request, response, std::move(callback));
       });
-  loop_->Post([call] { call->Try(); });
-  return call;
 }
 
 bool TokenizerClient::usable(const TokenizerSession& session) const {
@@ -163,6 +227,11 @@ void TokenizerClient::OnTokenizerConnected(TokenizerSession* session) {
   if (!usable(*session)) {
     LogError("tokenizer not used: its vocabulary differs from the first one's",
              {{"tokenizer", session->address()}});
+  } else {
+    bounds_ = session->vocabulary()->bounds;
+    for (const auto& other : sessions_) {
+      if (usable(*other)) bounds_ = TighterOf(bounds_, other->vocabulary()->bounds);
+    }
   }
   std::vector<uint64_t> waiting;
   for (const auto& [id, open] : sequences_) {

@@ -35,6 +35,9 @@ class TokenizerClient : private TokenizerSession::Listener {
 
   // Of the first tokenizer reached; nullptr before.
   const std::shared_ptr<const Vocabulary>& vocabulary() const { return vocabulary_; }
+  // What each of those connected takes in one call. Encode and Decode take any number of inputs, in
+  // as many calls as need be; one text or sequence must be within bounds.
+  const TokenizerBounds& bounds() const { return bounds_; }
   // Whether one that can be used is connected now.
   bool connected() const;
 
@@ -72,7 +75,12 @@ class TokenizerClient : private TokenizerSession::Listener {
 
  private:
   template <typename Request, typename Response>
+  using Method = void (*)(v1::Tokenizer::Stub*, grpc::ClientContext*, const Request*, Response*,
+                          std::function<void(grpc::Status)>);
+  template <typename Request, typename Response>
   class RetriedCall;
+  template <typename Request, typename Response>
+  class PartedCall;
   struct OpenSequence {
     DecodeSequence sequence;
     TokenizerSession* session = nullptr;  // nullptr: waits for one
@@ -82,6 +90,9 @@ class TokenizerClient : private TokenizerSession::Listener {
   void OnTokenizerLost(TokenizerSession* session, std::vector<DecodeSequence*> sequences) override;
   void OnSequenceEnded(uint64_t id) override { sequences_.erase(id); }
 
+  template <typename Request, typename Response>
+  std::shared_ptr<Call> Make(const CallOptions& options, std::vector<Request> parts,
+                             Callback<Response> done, Method<Request, Response> method);
   bool usable(const TokenizerSession& session) const;
   // The connected one with the fewest sequences, round robin among equals; nullptr: none.
   TokenizerSession* Pick();
@@ -95,6 +106,7 @@ class TokenizerClient : private TokenizerSession::Listener {
   const std::function<void()> on_change_;
   std::vector<std::unique_ptr<TokenizerSession>> sessions_;
   std::shared_ptr<const Vocabulary> vocabulary_;
+  TokenizerBounds bounds_;
   size_t next_session_ = 0;
   uint64_t next_sequence_ = 1;
   absl::flat_hash_map<uint64_t, std::unique_ptr<OpenSequence>> sequences_;

@@ -1,6 +1,7 @@
 #include "gateway/generation/tokenizer_session.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "common/log.h"
@@ -13,6 +14,8 @@ namespace {
 constexpr std::chrono::milliseconds kFirstPause{50};
 constexpr std::chrono::milliseconds kLongestPause{1000};
 constexpr int kMaxBatchMessages = 512;
+// As large as they are: callers bound what they ask.
+constexpr int kMaxAnswerBytes = std::numeric_limits<int>::max();
 
 std::shared_ptr<const Vocabulary> MakeVocabulary(const v1::GetVocabularyResponse& response) {
   auto vocabulary = std::make_shared<Vocabulary>();
@@ -25,6 +28,7 @@ std::shared_ptr<const Vocabulary> MakeVocabulary(const v1::GetVocabularyResponse
                                        response.special_token_ids().end());
   vocabulary->tokens.assign(response.tokens().begin(), response.tokens().end());
   vocabulary->fingerprint = response.fingerprint();
+  vocabulary->bounds = BoundsOf(response);
   return vocabulary;
 }
 
@@ -43,7 +47,7 @@ TokenizerSession::TokenizerSession(EventLoop* loop, const std::string& address, 
     : loop_(loop),
       address_(address),
       listener_(listener),
-      stub_(v1::Tokenizer::NewStub(MakeChannel(address))),
+      stub_(v1::Tokenizer::NewStub(MakeChannel(address, kMaxAnswerBytes))),
       reconnect_pause_(kFirstPause),
       self_(std::make_shared<TokenizerSession*>(this)) {}
 

@@ -7,11 +7,14 @@
 #include "absl/strings/str_cat.h"
 #include "common/status.h"
 #include "common/utf8.h"
+#include "gateway/triton/protocol/tensor_names.h"
 
 namespace caravan {
 namespace {
 
 constexpr int64_t kMaxOutputElements = int64_t{1} << 25;  // of output_ids
+// Of looks at beams that a slow client has not taken: then the oldest go.
+constexpr size_t kMaxKeptBeamTokens = 1 << 20;
 
 }  // namespace
 
@@ -20,6 +23,7 @@ GenerationInference::GenerationInference(const InferContext* context, InferCall 
     : InferenceBase(context, std::move(call), sink),
       parameters_(std::move(parameters)),
       output_(parameters_.beam_width, {parameters_.exclude_input, parameters_.delta}),
+      beam_partials_(parameters_.rows.size(), parameters_.beam_width),
       encoded_(request().request().arrival),
       started_(encoded_),
       last_token_(encoded_) {
@@ -50,7 +54,7 @@ absl::Status GenerationInference::TryStart() {
 
 absl::Status GenerationInference::StartFromTexts() {
   encoding_ = true;
-  const std::string name = request().uses_newer_names() ? "text_input" : "INPUT_0";
+  const std::string name = TensorNames(request()).prompt;
   const CheckedInput& input = *request().Find(name);
   const auto width = static_cast<size_t>(input.shape[1]);
   const std::shared_ptr<const Vocabulary>& vocabulary = context().dispatcher->vocabulary();
@@ -64,10 +68,8 @@ absl::Status GenerationInference::StartFromTexts() {
       return absl::InvalidArgumentError(absl::StrCat(name, " of row ", row, " has no element"));
     }
     const std::string_view text = texts[row * width];
-    if (const size_t offset = FindInvalidUtf8(text); offset != std::string::npos) {
-      return absl::InvalidArgumentError(absl::StrCat(name, " of row ", row, " is not UTF-8: byte ",
-                                                     offset, " does not begin a valid character"));
-    }
+    RETURN_IF_ERROR(CheckText(absl::StrCat(name, " of row ", row), text,
+                              context().dispatcher->tokenizer().bounds()));
     v1::EncodeInput* added = encode.add_inputs();
     added->set_text(std::string(text));
     added->set_add_bos(vocabulary->adds_bos);
@@ -115,7 +117,7 @@ absl::StatusOr<std::vector<std::vector<int32_t>>> GenerationInference::ReadToken
 
 absl::StatusOr<std::vector<int32_t>> GenerationInference::PromptOf(
     size_t row, std::vector<int32_t> prompt) const {
-  const char* tensor = is_text() ? "INPUT_0" : "input_ids";
+  std::string tensor = TensorNames(request()).prompt;
   if (prompt.empty()) {
     const std::optional<uint32_t> start_id = StartIdOf(parameters_.rows[row]);
     if (!start_id.has_value()) {
@@ -178,23 +180,29 @@ absl::StatusOr<ValidatedRequest> GenerationInference::MakeRow(
     spec.output.logprobs = k > 1 ? k : 0;
     spec.output.processed_logprobs = true;
   }
+  if (shows_beams()) {
+    spec.sampling.beam_snapshot_interval = static_cast<uint32_t>(parameters_.stream_interval);
+    spec.sampling.beam_snapshot_offset = static_cast<uint32_t>(output_.padded_prompt_tokens());
+  }
   return ValidatedRequest::Make(std::move(spec), *context().dispatcher->models());
 }
 
 absl::Status GenerationInference::Begin(std::vector<std::vector<int32_t>> prompts) {
-  std::vector<ValidatedRequest> requests;
   for (size_t row = 0; row < prompts.size(); ++row) {
-    ASSIGN_OR_RETURN(std::vector<int32_t> prompt, PromptOf(row, std::move(prompts[row])));
-    ASSIGN_OR_RETURN(ValidatedRequest validated, MakeRow(row, prompt));
-    if (const auto tokens = validated.MaxTokensAfter(prompt.size()); !tokens.ok()) {
-      return absl::Status(tokens.status().code(),
-                          absl::StrCat(is_text() ? "INPUT_0" : "input_ids", " of row ", row, ": ",
-                                       tokens.status().message()));
-    }
-    requests.push_back(std::move(validated));
     const RowParameters& parameters = parameters_.rows[row];
+    ASSIGN_OR_RETURN(std::vector<int32_t> prompt, PromptOf(row, std::move(prompts[row])));
     output_.AddRow({std::move(prompt), static_cast<int32_t>(parameters.stopping.max_tokens),
                     FillIdOf(parameters)});
+  }
+  std::vector<ValidatedRequest> requests;
+  for (size_t row = 0; row < prompts.size(); ++row) {
+    const std::vector<int32_t>& prompt = output_.rows()[row].prompt;
+    absl::StatusOr<ValidatedRequest> validated = MakeRow(row, prompt);
+    if (!validated.ok()) return NameTensors(request(), row, validated.status());
+    if (const auto tokens = validated->MaxTokensAfter(prompt.size()); !tokens.ok()) {
+      return NameTensors(request(), row, tokens.status());
+    }
+    requests.push_back(*std::move(validated));
   }
   RETURN_IF_ERROR(CheckOutputSize());
   for (size_t row = 0; row < requests.size(); ++row) {
@@ -212,11 +220,11 @@ absl::Status GenerationInference::CheckOutputSize() const {
   const int64_t width = int64_t{output_.padded_prompt_tokens()} + output_.max_tokens();
   const int64_t elements = request().rows() * int64_t{parameters_.beam_width} * width;
   if (elements <= kMaxOutputElements) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(
-      RequestIdPrefix(request().request().id), is_text() ? "INPUT_1" : "request_output_len", ": ",
-      request().rows(), " rows of ", parameters_.beam_width, " beams and up to ", width,
-      " tokens make an output of ", elements, " elements; at most ", kMaxOutputElements,
-      " are allowed"));
+  return absl::InvalidArgumentError(
+      absl::StrCat(RequestIdPrefix(request().request().id), TensorNames(request()).max_tokens, ": ",
+                   request().rows(), " rows of ", parameters_.beam_width, " beams and up to ",
+                   width, " tokens make an output of ", elements, " elements; at most ",
+                   kMaxOutputElements, " are allowed"));
 }
 
 void GenerationInference::OnRowStarted() {
@@ -253,6 +261,29 @@ absl::Status GenerationInference::OnChunk(size_t row, const OutputChunk& chunk) 
   return absl::OkStatus();
 }
 
+void GenerationInference::OnBeams(size_t row, const std::vector<BeamState>& beams) {
+  if (ended()) return;
+  BeamsAtStep shown;
+  for (const BeamState& beam : beams) {
+    OutputSequence sequence;
+    sequence.token_ids = beam.token_ids;
+    if (parameters_.return_log_probs) {
+      sequence.log_probs = beam.logprobs;
+      sequence.log_probs.resize(beam.token_ids.size());
+      sequence.cum_log_probs.resize(beam.token_ids.size());
+      if (!beam.token_ids.empty()) {
+        sequence.cum_log_probs.back() = double{beam.cumulative_logprob};
+      }
+    }
+    // A beam that has ended is shorter than those that go on.
+    shown.steps = std::max(shown.steps, static_cast<int32_t>(beam.token_ids.size()));
+    shown.beams.push_back(std::move(sequence));
+  }
+  last_token_ = Clock::now();
+  beam_partials_.Add(row, std::move(shown));
+  NotifySoon();
+}
+
 void GenerationInference::OnSampleEnd(size_t row, const SampleEnd& end) {
   OutputSequence& sequence = SequenceOf(row, end.sample_index);
   sequence.ended = true;
@@ -264,7 +295,7 @@ void GenerationInference::OnSampleEnd(size_t row, const SampleEnd& end) {
 
 // One place is held for the request: held by each row, they could keep the last rows from starting.
 void GenerationInference::OnRowEnd(size_t row, const absl::Status& status, InflightPlace place) {
-  if (!status.ok()) return Fail(status);
+  if (!status.ok()) return Fail(NameTensors(request(), row, status));
   place_ = std::move(place);
   if (++num_rows_ended_ == rows_.size()) NotifySoon();
 }
@@ -282,10 +313,78 @@ void GenerationInference::PlanPartials() {
   last_planned_ = std::max(last_planned_, most);
 }
 
+// Their texts take a call of the tokenizer, one after the other.
+void GenerationInference::PlanBeams() {
+  while (tokenizer_call_ == nullptr) {
+    std::optional<BeamsAtStep> next = beam_partials_.Next(&output_);
+    if (!next.has_value()) return;
+    if (is_text()) {
+      DecodeBeams(*std::move(next));
+    } else {
+      KeepBeams(*std::move(next));
+    }
+  }
+}
+
+// As postprocessing does: prompt and output together. Without the prompt, what it alone makes is
+// taken off.
+void GenerationInference::DecodeBeams(BeamsAtStep beams) {
+  v1::DecodeRequest decode;
+  const auto add = [&](size_t row, const std::vector<int32_t>& output) {
+    const std::vector<int32_t>& prompt = output_.rows()[row].prompt;
+    v1::DecodeInput* input = decode.add_inputs();
+    input->mutable_token_ids()->Add(prompt.begin(), prompt.end());
+    input->mutable_token_ids()->Add(output.begin(), output.end());
+    input->set_keep_special_tokens(!request().uses_newer_names());
+  };
+  for (size_t i = 0; i < beams.beams.size(); ++i) {
+    if (beams.beams[i].ended) continue;  // of a row that has ended: it has its text
+    const size_t row = i / parameters_.beam_width;
+    add(row, beams.beams[i].token_ids);
+    if (parameters_.exclude_input) add(row, {});
+  }
+  const InferRequest& call = request().request();
+  tokenizer_call_ = context().dispatcher->tokenizer().Decode(
+      {call.request_id, call.traceparent, call.deadline}, std::move(decode),
+      [this, beams = std::move(beams)](const absl::StatusOr<v1::DecodeResponse>& response) mutable {
+        OnBeamsDecoded(std::move(beams), response);
+      });
+}
+
+void GenerationInference::OnBeamsDecoded(BeamsAtStep beams,
+                                         const absl::StatusOr<v1::DecodeResponse>& response) {
+  tokenizer_call_ = nullptr;
+  if (!response.ok()) return Fail(response.status());
+  int next = 0;
+  for (OutputSequence& beam : beams.beams) {
+    if (beam.ended) continue;
+    if (next + (parameters_.exclude_input ? 2 : 1) > response->texts_size()) {
+      return Fail(absl::InternalError("the tokenizer did not answer for every beam"));
+    }
+    const std::string& whole = response->texts(next++);
+    const size_t before = parameters_.exclude_input ? response->texts(next++).size() : 0;
+    // An incomplete character at the end comes with the token that completes it.
+    Utf8Assembler().Append(whole.substr(std::min(before, whole.size())), beam.text);
+  }
+  KeepBeams(std::move(beams));
+  NotifySoon();
+}
+
+void GenerationInference::KeepBeams(BeamsAtStep beams) {
+  for (OutputSequence& beam : beams.beams) beam.ended = true;  // it shows all its text
+  num_beam_tokens_ += NumTokens(beams);
+  beams_.push_back(std::move(beams));
+  while (num_beam_tokens_ > kMaxKeptBeamTokens && beams_.size() > 1) {
+    num_beam_tokens_ -= NumTokens(beams_.front());
+    beams_.pop_front();
+  }
+}
+
 void GenerationInference::Update() {
   if (ended() || rows_.empty()) return;
   PlanPartials();
-  if (num_rows_ended_ < rows_.size()) return;
+  if (shows_beams()) PlanBeams();
+  if (num_rows_ended_ < rows_.size() || tokenizer_call_ != nullptr) return;
   final_ready_ = true;
   const InferRequest& call = request().request();
   const auto opted_in = call.parameters.find(kEnableEmptyFinalResponse);
@@ -335,7 +434,8 @@ void GenerationInference::CountFailedPart(const absl::Status& status) {
 }
 
 bool GenerationInference::HasNext() const {
-  return status().ok() && (!partials_.empty() || final_ready_ || empty_final_ready_);
+  return status().ok() &&
+         (!partials_.empty() || !beams_.empty() || final_ready_ || empty_final_ready_);
 }
 
 absl::StatusOr<InferResponse> GenerationInference::Next() {
@@ -345,13 +445,21 @@ absl::StatusOr<InferResponse> GenerationInference::Next() {
     if (parameters_.delta) partials_.erase(partials_.begin(), partials_.end() - 1);
     const int32_t steps = partials_.front();
     partials_.pop_front();
-    ASSIGN_OR_RETURN(InferResponse response, Build(steps));
+    ASSIGN_OR_RETURN(InferResponse response, Build(&output_, steps));
+    Finalize(false, &response);
+    return response;
+  }
+  if (!beams_.empty()) {
+    BeamsAtStep beams = std::move(beams_.front());
+    beams_.pop_front();
+    num_beam_tokens_ -= NumTokens(beams);
+    ASSIGN_OR_RETURN(InferResponse response, BuildBeams(std::move(beams)));
     Finalize(false, &response);
     return response;
   }
   if (final_ready_) {
     final_ready_ = false;
-    ASSIGN_OR_RETURN(InferResponse response, Build(output_.longest()));
+    ASSIGN_OR_RETURN(InferResponse response, Build(&output_, output_.longest()));
     Finalize(!empty_final_ready_, &response);
     return response;
   }
@@ -361,13 +469,22 @@ absl::StatusOr<InferResponse> GenerationInference::Next() {
   return response;
 }
 
-absl::StatusOr<InferResponse> GenerationInference::Build(int32_t steps) {
+absl::StatusOr<InferResponse> GenerationInference::BuildBeams(BeamsAtStep beams) {
+  BatchOutput output(parameters_.beam_width, {parameters_.exclude_input, /*delta=*/false});
+  for (const OutputRow& row : output_.rows()) output.AddRow(row);
+  for (size_t i = 0; i < beams.beams.size(); ++i) {
+    output.sequence(i) = std::move(beams.beams[i]);
+  }
+  return Build(&output, beams.steps);
+}
+
+absl::StatusOr<InferResponse> GenerationInference::Build(BatchOutput* output, int32_t steps) {
   InferResponse response = MakeResponse();
   const bool first = !std::exchange(any_taken_, true);
   const int32_t since = std::exchange(last_taken_, steps);
   response.outputs.reserve(outputs_.size());
   for (const std::string& name : outputs_) {
-    const absl::Status status = AddOutput(MakeOutput(name, steps, since, first), &response);
+    const absl::Status status = AddOutput(MakeOutput(output, name, steps, since, first), &response);
     if (status.ok()) continue;
     Fail(status);
     return this->status();
@@ -375,15 +492,15 @@ absl::StatusOr<InferResponse> GenerationInference::Build(int32_t steps) {
   return response;
 }
 
-InferOutput GenerationInference::MakeOutput(const std::string& name, int32_t steps, int32_t since,
-                                            bool first) {
+InferOutput GenerationInference::MakeOutput(BatchOutput* output, const std::string& name,
+                                            int32_t steps, int32_t since, bool first) {
   if (name == "OUTPUT_0" || name == "text_output") {
-    return output_.Text(name, steps, name == "OUTPUT_0");
+    return output->Text(name, steps, name == "OUTPUT_0");
   }
-  if (name == "output_ids") return output_.TokenIds(name, steps, since, first);
-  if (name == "sequence_length") return output_.SequenceLength(name, steps);
-  if (name == "cum_log_probs") return output_.CumLogProbs(name, steps);
-  return output_.OutputLogProbs(name, steps, since);
+  if (name == "output_ids") return output->TokenIds(name, steps, since, first);
+  if (name == "sequence_length") return output->SequenceLength(name, steps);
+  if (name == "cum_log_probs") return output->CumLogProbs(name, steps);
+  return output->OutputLogProbs(name, steps, since);
 }
 
 void GenerationInference::Stop() {

@@ -13,6 +13,7 @@
 #include "gateway/generation/generation.h"
 #include "gateway/triton/inference_base.h"
 #include "gateway/triton/protocol/batch_output.h"
+#include "gateway/triton/protocol/beam_partials.h"
 
 namespace caravan {
 
@@ -36,6 +37,7 @@ class GenerationInference : public InferenceBase {
     void OnStarted(const StartedInfo& started) override { owner_->OnRowStarted(); }
     absl::Status OnChunk(OutputChunk chunk) override { return owner_->OnChunk(row_, chunk); }
     void OnSampleEnd(SampleEnd end) override { owner_->OnSampleEnd(row_, end); }
+    void OnBeams(const std::vector<BeamState>& beams) override { owner_->OnBeams(row_, beams); }
     void OnEnd(const absl::Status& status, InflightPlace place) override {
       owner_->OnRowEnd(row_, status, std::move(place));
     }
@@ -55,6 +57,10 @@ class GenerationInference : public InferenceBase {
   absl::Status Begin(std::vector<std::vector<int32_t>> prompts);
   absl::Status CheckOutputSize() const;
   absl::StatusOr<ValidatedRequest> MakeRow(size_t row, const std::vector<int32_t>& prompt) const;
+  // Partial responses of a search are whole: its deltas would contradict each other.
+  bool shows_beams() const {
+    return parameters_.partial && !parameters_.delta && parameters_.beam_width > 1;
+  }
   absl::StatusOr<std::vector<int32_t>> PromptOf(size_t row, std::vector<int32_t> prompt) const;
   // What an empty prompt begins with: the request's, or the tokenizer's; nullopt: there is none.
   std::optional<uint32_t> StartIdOf(const RowParameters& row) const;
@@ -62,14 +68,21 @@ class GenerationInference : public InferenceBase {
 
   void OnRowStarted();
   absl::Status OnChunk(size_t row, const OutputChunk& chunk);
+  void OnBeams(size_t row, const std::vector<BeamState>& beams);
   void OnSampleEnd(size_t row, const SampleEnd& end);
   void OnRowEnd(size_t row, const absl::Status& status, InflightPlace place);
   void Stop() override;
   void CountFailedPart(const absl::Status& status) override;
   void Update() override;
   void PlanPartials();
-  absl::StatusOr<InferResponse> Build(int32_t steps);
-  InferOutput MakeOutput(const std::string& name, int32_t steps, int32_t since, bool first);
+  void PlanBeams();
+  void DecodeBeams(BeamsAtStep beams);
+  void OnBeamsDecoded(BeamsAtStep beams, const absl::StatusOr<v1::DecodeResponse>& response);
+  void KeepBeams(BeamsAtStep beams);
+  absl::StatusOr<InferResponse> BuildBeams(BeamsAtStep beams);
+  absl::StatusOr<InferResponse> Build(BatchOutput* output, int32_t steps);
+  static InferOutput MakeOutput(BatchOutput* output, const std::string& name, int32_t steps,
+                                int32_t since, bool first);
   float RenormalizedLogProb(size_t row, const OutputToken& token) const;
   void CountEncoding(std::chrono::nanoseconds duration) const;
   void CountExecutions(const InferTimes& times);
@@ -87,7 +100,10 @@ class GenerationInference : public InferenceBase {
   InflightPlace place_;           // of the row that ended last, until all is taken
   int32_t last_planned_ = 0;      // steps of the newest partial response that was planned
   std::deque<int32_t> partials_;  // steps of those not taken yet
-  bool final_ready_ = false;      // the final response is planned, after the partials
+  BeamPartials beam_partials_;
+  std::deque<BeamsAtStep> beams_;  // with their texts; not taken yet
+  size_t num_beam_tokens_ = 0;     // of them
+  bool final_ready_ = false;       // the final response is planned, after the partials
   bool empty_final_ready_ = false;
   bool any_taken_ = false;
   int32_t last_taken_ = 0;  // steps of the response before

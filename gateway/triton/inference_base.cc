@@ -2,7 +2,6 @@
 
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/status.h"
 #include "gateway/triton/protocol/classification.h"
@@ -34,10 +33,7 @@ void InferenceBase::Cancel() {
 void InferenceBase::Fail(const absl::Status& status) {
   if (!status_.ok()) return;
   status_ = absl::IsResourceExhausted(status) ? absl::UnavailableError(status.message()) : status;
-  if (!absl::StartsWith(status_.message(), "[request id: ")) {
-    status_ = absl::Status(
-        status_.code(), absl::StrCat(RequestIdPrefix(request().request().id), status_.message()));
-  }
+  status_ = WithRequestId(request().request().id, status_);
   const bool was_ended = std::exchange(ended_, true);
   if (was_ended && !uncounted_success_.has_value()) return;
   uncounted_success_.reset();

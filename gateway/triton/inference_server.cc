@@ -280,6 +280,15 @@ absl::StatusOr<std::string> InferenceServer::Read(const SharedMemoryUse& use) co
 absl::StatusOr<std::shared_ptr<Inference>> InferenceServer::Infer(InferRequest request,
                                                                   InferSink* sink) {
   ASSIGN_OR_RETURN(const TritonModel* model, FindModel(request.model_name, request.model_version));
+  const std::string id = request.id;
+  auto inference = InferWith(*model, std::move(request), sink);
+  if (!inference.ok()) return WithRequestId(id, inference.status());
+  return inference;
+}
+
+absl::StatusOr<std::shared_ptr<Inference>> InferenceServer::InferWith(const TritonModel& model,
+                                                                      InferRequest request,
+                                                                      InferSink* sink) {
   request.request_id = LoggedId(request);
   InferCall call;
   call.served = served();
@@ -290,14 +299,21 @@ absl::StatusOr<std::shared_ptr<Inference>> InferenceServer::Infer(InferRequest r
             : "several models are served, or not this one; start the gateway with --triton_model");
   }
   ASSIGN_OR_RETURN(call.request,
-                   CheckRequest(*model, config_.max_batch_size, std::move(request),
+                   CheckRequest(model, config_.max_batch_size, std::move(request),
                                 [this](const SharedMemoryUse& use) { return Read(use); }));
   for (const InferRequestedOutput& output : call.request.request().outputs) {
     const SharedMemoryUse* place = call.request.PlaceOf(output.name);
     if (place == nullptr) continue;
-    ASSIGN_OR_RETURN(call.places[output.name], shared_memory_.Find(place->region));
+    const absl::StatusOr<SharedMemoryRegistry::Region> region = shared_memory_.Find(place->region);
+    const absl::Status status =
+        region.ok() ? (*region)->CheckRange(place->offset, place->byte_size) : region.status();
+    if (!status.ok()) {
+      return absl::Status(status.code(),
+                          absl::StrCat("output '", output.name, "': ", status.message()));
+    }
+    call.places[output.name] = *region;
   }
-  call.statistics = statistics_.at(model->name).get();
+  call.statistics = statistics_.at(model.name).get();
   return Begin(std::move(call), sink);
 }
 

@@ -110,6 +110,8 @@ class InferenceServer {
   absl::StatusOr<std::string> Read(const SharedMemoryUse& use) const;
   std::shared_ptr<RequestTrace> SampleTrace(const CheckedRequest& request);
   void CountRefusal(const InferCall& call, const absl::Status& status);
+  absl::StatusOr<std::shared_ptr<Inference>> InferWith(const TritonModel& model,
+                                                       InferRequest request, InferSink* sink);
   absl::StatusOr<std::shared_ptr<Inference>> Begin(InferCall call, InferSink* sink);
 
   EventLoop* const loop_;

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "common/log.h"
 #include "common/status.h"
 
@@ -28,6 +29,24 @@ ModelRepository::ModelRepository(const std::vector<TritonModel>* models, const T
     open_[model.name] =
         !config.explicit_model_control || named(model.name) || named("*") || named("ensemble");
   }
+}
+
+absl::Status CheckLoadModels(const TritonConfig& config) {
+  if (config.load_models.empty()) return absl::OkStatus();
+  if (!config.explicit_model_control) {
+    return absl::InvalidArgumentError(
+        "--triton_load_models is given, and all models are loaded at the start; it takes "
+        "--triton_model_control_mode=explicit");
+  }
+  std::vector<std::string> served = {"*"};
+  for (const TritonModel& model : MakeModelCatalog({})) served.push_back(model.name);
+  for (const std::string& name : config.load_models) {
+    if (std::find(served.begin(), served.end(), name) != served.end()) continue;
+    return absl::InvalidArgumentError(absl::StrCat("--triton_load_models names '", name,
+                                                   "', which is not served; it may name ",
+                                                   absl::StrJoin(served, ", ")));
+  }
+  return absl::OkStatus();
 }
 
 const TritonModel* ModelRepository::Find(const std::string& name) const {

@@ -36,7 +36,9 @@ class ModelRepository {
   // The ensemble needs all of its models.
   bool IsLoaded(const TritonModel& model) const;
 
-  // UNAVAILABLE unless the control mode is explicit. Loading the ensemble loads its models too.
+  // Whether clients may load and unload models, in the control mode explicit.
+  bool is_controlled() const { return config_.explicit_model_control; }
+  // UNAVAILABLE unless is_controlled(). Loading the ensemble loads its models too.
   // Load parameters (config, file:…) are UNIMPLEMENTED.
   void Load(const std::string& repository, const std::string& name,
             const InferParameters& parameters, Done done);
@@ -54,6 +56,10 @@ class ModelRepository {
   ModelCommands* const commands_;
   std::map<std::string, bool> open_;  // by name
 };
+
+// INVALID_ARGUMENT where models to be loaded at the start are named without explicit control, or
+// are none of these.
+absl::Status CheckLoadModels(const TritonConfig& config);
 
 // NOT_FOUND for a repository but the only one, the empty name.
 absl::Status CheckRepository(const std::string& repository);

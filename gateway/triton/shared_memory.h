@@ -29,11 +29,12 @@ class SharedMemoryRegion {
   // INVALID_ARGUMENT where the range is not inside the region, or the memory behind it has gone.
   virtual absl::StatusOr<std::string> Read(uint64_t offset, uint64_t byte_size) const = 0;
   virtual absl::Status Write(uint64_t offset, std::string_view data) const = 0;
+  // The first of these alone; INVALID_ARGUMENT names the region.
+  absl::Status CheckRange(uint64_t offset, uint64_t byte_size) const;
 
  protected:
   SharedMemoryRegion(std::string name, uint64_t byte_size)
       : name_(std::move(name)), byte_size_(byte_size) {}
-  absl::Status CheckRange(uint64_t offset, uint64_t byte_size) const;
 
  private:
   const std::string name_;

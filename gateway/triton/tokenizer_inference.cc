@@ -11,7 +11,8 @@ namespace caravan {
 namespace {
 
 constexpr int64_t kMaxDecodedSequences = 1 << 16;  // of one request
-constexpr int64_t kMaxEncodedElements = 1 << 23;   // of one output of preprocessing
+constexpr size_t kMaxDecodedBytes = 1 << 27;  // of OUTPUT: an id of four bytes can be a long token
+constexpr int64_t kMaxEncodedElements = 1 << 23;  // of one output of preprocessing
 
 InferOutput MakeOutput(const char* name, DataType datatype, Shape shape, std::string data) {
   InferOutput output;
@@ -20,13 +21,6 @@ InferOutput MakeOutput(const char* name, DataType datatype, Shape shape, std::st
   output.shape = std::move(shape);
   output.data = std::move(data);
   return output;
-}
-
-absl::Status CheckText(const std::string& tensor, size_t row, std::string_view text) {
-  const size_t offset = FindInvalidUtf8(text);
-  if (offset == std::string::npos) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(tensor, " of row ", row, " is not UTF-8: byte ",
-                                                 offset, " does not begin a valid character"));
 }
 
 // One long row widens all of them, so that a short request could ask for gigabytes.
@@ -70,6 +64,10 @@ absl::Status TokenizerInference::TryStart() {
                                                                    : StartDecoding();
 }
 
+const TokenizerBounds& TokenizerInference::bounds() const {
+  return context().dispatcher->tokenizer().bounds();
+}
+
 TokenizerClient::CallOptions TokenizerInference::call_options() const {
   const InferRequest& call = request().request();
   return {call.request_id, call.traceparent, call.deadline};
@@ -83,7 +81,7 @@ absl::Status TokenizerInference::AddTexts(v1::EncodeRequest* encode) const {
     if (width == 0) {
       return absl::InvalidArgumentError(absl::StrCat("QUERY of row ", row, " has no element"));
     }
-    RETURN_IF_ERROR(CheckText("QUERY", row, texts[row * width]));
+    RETURN_IF_ERROR(CheckText(absl::StrCat("QUERY of row ", row), texts[row * width], bounds()));
     v1::EncodeInput* input = encode->add_inputs();
     input->set_text(std::string(texts[row * width]));
     input->set_add_bos(context().dispatcher->vocabulary()->adds_bos);
@@ -99,11 +97,13 @@ absl::StatusOr<std::vector<TokenizerInference::WordRange>> TokenizerInference::A
   const auto width = static_cast<size_t>(input->shape[1]);
   const std::vector<std::string_view> lines = UnpackBytes(input->data);
   for (size_t row = 0; row < ranges.size(); ++row) {
-    RETURN_IF_ERROR(CheckText(tensor, row, lines[row * width]));
+    const std::string field = absl::StrCat(tensor, " of row ", row);
     ASSIGN_OR_RETURN(const std::vector<std::string> words,
-                     ParseWordLine(absl::StrCat(tensor, " of row ", row), lines[row * width]));
+                     ParseWordLine(field, lines[row * width]));
     ranges[row] = {static_cast<size_t>(encode->inputs_size()), words.size() * 2};
-    for (const std::string& word : words) {
+    for (size_t i = 0; i < words.size(); ++i) {
+      const std::string& word = words[i];
+      RETURN_IF_ERROR(CheckText(absl::StrCat(field, ": word ", i), word, bounds()));
       for (const bool no_dummy_prefix : {false, true}) {
         v1::EncodeInput* added = encode->add_inputs();
         added->set_text(word);
@@ -182,6 +182,28 @@ absl::Status TokenizerInference::TryAnswer(const v1::EncodeResponse& response) {
   return absl::OkStatus();
 }
 
+absl::Status TokenizerInference::AddSequence(size_t sequence, size_t length, size_t* bytes,
+                                             v1::DecodeInput* input) const {
+  const Vocabulary& vocabulary = *context().dispatcher->vocabulary();
+  const CheckedInput& tokens = *request().Find("TOKENS_BATCH");
+  const size_t first = sequence * static_cast<size_t>(tokens.shape[2]);
+  input->set_keep_special_tokens(true);
+  for (size_t k = 0; k < length; ++k) {
+    const auto id = ElementAt<uint32_t>(tokens.data, first + k);
+    if (id >= static_cast<uint32_t>(vocabulary.size)) {
+      return absl::InvalidArgumentError(absl::StrCat("TOKENS_BATCH of sequence ", sequence,
+                                                     " has token id ", id, "; it must be in [0, ",
+                                                     vocabulary.size, ")"));
+    }
+    input->add_token_ids(static_cast<int32_t>(id));
+    *bytes += id < vocabulary.tokens.size() ? vocabulary.tokens[id].size() : 0;
+  }
+  if (*bytes <= kMaxDecodedBytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("TOKENS_BATCH up to sequence ", sequence,
+                                                 " makes OUTPUT larger than ", kMaxDecodedBytes,
+                                                 " bytes; send it in several requests"));
+}
+
 absl::Status TokenizerInference::StartDecoding() {
   const CheckedInput& tokens = *request().Find("TOKENS_BATCH");
   const CheckedInput& lengths = *request().Find("sequence_length");
@@ -196,26 +218,21 @@ absl::Status TokenizerInference::StartDecoding() {
                                                    " sequences; at most ", kMaxDecodedSequences,
                                                    " are allowed"));
   }
-  const int32_t vocabulary_size = context().dispatcher->vocabulary()->size;
   v1::DecodeRequest decode;
+  size_t bytes = 0;
   for (size_t i = 0; i < static_cast<size_t>(request().rows() * beams); ++i) {
-    const auto length = ElementAt<uint32_t>(lengths.data, i);
+    const size_t length = ElementAt<uint32_t>(lengths.data, i);
+    const std::string sequence = absl::StrCat("sequence_length of sequence ", i, " is ", length);
     if (length > width) {
-      return absl::InvalidArgumentError(absl::StrCat("sequence_length of sequence ", i, " is ",
-                                                     length, "; TOKENS_BATCH has ", width,
-                                                     " tokens a sequence"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(sequence, "; TOKENS_BATCH has ", width, " tokens a sequence"));
     }
-    v1::DecodeInput* input = decode.add_inputs();
-    input->set_keep_special_tokens(true);
-    for (size_t k = 0; k < length; ++k) {
-      const auto id = ElementAt<uint32_t>(tokens.data, i * width + k);
-      if (id >= static_cast<uint32_t>(vocabulary_size)) {
-        return absl::InvalidArgumentError(absl::StrCat("TOKENS_BATCH of sequence ", i,
-                                                       " has token id ", id, "; it must be in [0, ",
-                                                       vocabulary_size, ")"));
-      }
-      input->add_token_ids(static_cast<int32_t>(id));
+    if (length > bounds().max_decode_tokens) {
+      return absl::InvalidArgumentError(absl::StrCat(sequence, "; it must be at most ",
+                                                     bounds().max_decode_tokens,
+                                                     " (--max_decode_tokens of the tokenizer)"));
     }
+    RETURN_IF_ERROR(AddSequence(i, length, &bytes, decode.add_inputs()));
   }
   tokenizer_call_ = context().dispatcher->tokenizer().Decode(
       call_options(), std::move(decode),

@@ -32,6 +32,9 @@ class TokenizerInference : public InferenceBase {
 
   absl::Status StartEncoding();
   absl::Status StartDecoding();
+  // The first `length` ids of a sequence; counts the bytes that they decode to.
+  absl::Status AddSequence(size_t sequence, size_t length, size_t* bytes,
+                           v1::DecodeInput* input) const;
   absl::Status AddTexts(v1::EncodeRequest* encode) const;
   absl::StatusOr<std::vector<WordRange>> AddWords(const std::string& tensor,
                                                   v1::EncodeRequest* encode) const;
@@ -41,6 +44,7 @@ class TokenizerInference : public InferenceBase {
   void Answer(std::vector<InferOutput> outputs);
   void Stop() override;
   TokenizerClient::CallOptions call_options() const;
+  const TokenizerBounds& bounds() const;
 
   std::shared_ptr<TokenizerClient::Call> tokenizer_call_;
   std::vector<WordRange> bad_words_;

@@ -208,5 +208,18 @@ TEST_F(TritonRepositoryTest, NamesAModelOrAWireThatIsNotServed) {
   EXPECT_THAT(Error(), HasSubstr("bert/config.pbtxt: is not served"));
 }
 
+// It looked like a folder without a model, and another model was missed in its place.
+TEST_F(TritonRepositoryTest, NamesALinkThatLeadsNowhere) {
+  Write("ensemble", kEnsemble);
+  const std::string config = folder_ + "/fastertransformer/config.pbtxt";
+  std::filesystem::create_symlink("/nowhere/config.pbtxt", config);
+  EXPECT_EQ(Error(), config + " is a link to /nowhere/config.pbtxt, which can't be read");
+  std::filesystem::remove(config);
+  Write("fastertransformer", kModel);
+  EXPECT_TRUE(ReadTritonRepository(folder_).ok());
+  std::filesystem::create_directory_symlink("/nowhere/model", folder_ + "/preprocessing");
+  EXPECT_EQ(Error(), folder_ + "/preprocessing is a link to /nowhere/model, which can't be read");
+}
+
 }  // namespace
 }  // namespace caravan

@@ -5,7 +5,7 @@ import math
 import grpc
 import pytest
 
-from helpers.cluster import SessionStream, failing_with, pb, request
+from helpers.cluster import SessionStream, failing_with, pb, protos, request
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 PROMPT = "Once upon a time"
@@ -130,7 +130,11 @@ def test_what_is_not_served_yet_is_unimplemented(fields, demo_cluster):
 def test_an_oversized_message_ends_only_its_own_stream(demo_cluster):
     session = SessionStream(demo_cluster.generation)
     session.start("a", PROMPT, max_tokens=64)
-    with failing_with(grpc.StatusCode.RESOURCE_EXHAUSTED):
+    # More than the gateway takes in a message, and more than the tokenizer takes in a text.
+    with grpc.insecure_channel(demo_cluster.gateway.address, options=[("grpc.max_send_message_length", -1)]) as channel:
+        with failing_with(grpc.StatusCode.RESOURCE_EXHAUSTED):
+            list(protos.generation_grpc.GenerationStub(channel).Generate(request("x" * (65 << 20)), timeout=60))
+    with failing_with(grpc.StatusCode.INVALID_ARGUMENT, f"prompt[0].text has {17 << 20} bytes of text; at most 4194304"):
         demo_cluster.generate("x" * (17 << 20))
     assert session.collect(1)["a"].finished.reason == pb.Finished.LENGTH
     session.half_close()

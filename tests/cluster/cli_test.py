@@ -386,6 +386,7 @@ def test_where_nothing_answers_a_sentence_says_so(command):
 def test_up_with_explicit_control_starts_without_the_model_and_shows_what_is_unloaded(tmp_path):
     up = Up(tmp_path, "--triton_model_control_mode=explicit")
     try:
+        assert "Up, without a model until a client loads demo" in up.log and "Serving" not in up.log
         status = run("status", state=up.state_file)
         assert status.returncode == 0 and "  unloaded  " in status.stdout, status.stdout + status.stderr
         refused = run("generate", PROMPT, state=up.state_file)
@@ -396,6 +397,17 @@ def test_up_with_explicit_control_starts_without_the_model_and_shows_what_is_unl
         assert "  ready  " in run("status", state=up.state_file).stdout
     finally:
         up.end()
+
+
+@pytest.mark.parametrize("flags,words", [
+    (["--triton_load_models=*"], "it takes --triton_model_control_mode=explicit"),
+    (["--triton_model_control_mode=explicit", "--triton_load_models=ensemble,nope"],
+     "--triton_load_models names 'nope', which is not served; ensemble, fastertransformer, postprocessing, "
+     "preprocessing and * are"),
+    (["--triton_model_control_mode=poll"], "--triton_model_control_mode is 'poll'; it must be none or explicit")])
+def test_up_refuses_models_to_load_that_it_would_not_load(flags, words):
+    result = run("up", f"--model={DEMO_MODEL}", *flags)
+    assert result.returncode == 2 and words in result.stderr, result.stderr
 
 
 @LIMIT

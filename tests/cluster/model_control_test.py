@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import threading
 
 import grpc
@@ -9,7 +10,7 @@ import pytest
 import tritonclient.grpc as triton_grpc
 from tritonclient.utils import InferenceServerException
 
-from helpers.cluster import DEMO_MODEL, Cluster, await_true, failing_with, pb, protos
+from helpers.cluster import DEMO_MODEL, PROGRAMS, Cluster, await_true, failing_with, pb, protos
 from helpers.triton import ensemble_inputs
 
 worker_pb = protos.worker
@@ -114,6 +115,43 @@ def test_an_unload_waits_for_what_runs_and_takes_nothing_new():
             thread.join()
         client.load_model("ensemble")
         assert infer(client)
+
+
+def test_an_unload_that_a_load_overtakes_is_answered_at_once():
+    """It used to wait for the requests that ran, to say then that it had been overtaken."""
+    with Cluster(gateway_flags=[*EXPLICIT, "--triton_load_models=*"]) as cluster, \
+            triton_grpc.InferenceServerClient(cluster.gateway.address) as client:
+        streams = [cluster.generation.Generate(request_of(1900), timeout=60) for _ in range(3)]
+        for stream in streams:
+            next(stream)
+        errors = []
+
+        def unload():
+            try:
+                client.unload_model("fastertransformer")
+            except InferenceServerException as error:
+                errors.append(error.message())
+
+        thread = threading.Thread(target=unload)
+        thread.start()
+        await_true(lambda: states(client)["fastertransformer"][0] == "UNLOADING", "the unload to begin")
+        client.load_model("fastertransformer")
+        thread.join()
+        assert "failed to unload 'fastertransformer', a later command about model 'demo' came in between" in errors[0]
+        assert cluster.replica_infos()[0].running_sequences > 0, "answered after the requests that ran"
+        for stream in streams:
+            *_, last = stream
+            assert last.finished.generated_tokens == 1900
+        assert infer(client)
+
+
+def test_a_gateway_refuses_models_to_load_that_it_would_not_load(tmp_path):
+    for flags, words in ((["--triton_load_models=*"], "it takes --triton_model_control_mode=explicit"),
+                         ([*EXPLICIT, "--triton_load_models=ensemble,nope"], "names 'nope', which is not served")):
+        result = subprocess.run([str(PROGRAMS / "caravan_gateway"), "--tokenizers=127.0.0.1:1", "--replicas=127.0.0.1:1",
+                                 "--listen_address=127.0.0.1:0", "--http_address=127.0.0.1:0", *flags],
+                                capture_output=True, text=True, timeout=60, check=False)
+        assert result.returncode != 0 and words in result.stderr, result.stderr
 
 
 def request_of(tokens):

@@ -62,7 +62,8 @@ def test_a_repository_is_served_as_it_says(tmp_path, checkpoint, golden_answers)
     with log.open("wb") as out:
         up = subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", str(CARAVAN), "up", f"--triton_model_repository={repository}",
-             f"--tokenizer={DEMO_MODEL}", "--gateway_port=0", "--http_port=0", "--metrics_port=0"],
+             f"--tokenizer={DEMO_MODEL}", "--gateway_port=0", "--http_port=0", "--metrics_port=0", "--replicas=1",
+             "--dtype=bfloat16", "--gateway_flags=--triton_stream_interval=5"],
             stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=dict(os.environ, CARAVAN_STATE_FILE=str(state)))
     try:
         await_true(lambda: up.poll() is not None or state.exists(), "the state file")
@@ -79,9 +80,25 @@ def test_a_repository_is_served_as_it_says(tmp_path, checkpoint, golden_answers)
                 assert result.text.decode().removeprefix(" ") == answer["greedy_text"]
         assert "warning: fastertransformer: int8_mode is 1: weights are not quantized" in log.read_text()
         assert "note: preprocessing: its model.py is not run" in log.read_text()
+        assert "is used" not in log.read_text(), "no flag says otherwise than the repository"
     finally:
         up.terminate()
         up.wait(timeout=60)
+
+
+@LIMIT
+@pytest.mark.parametrize("parameter,value,words", [
+    ("tensor_para_size", "0", "parameter tensor_para_size is '0', must be a number from 1 to 64"),
+    ("pipeline_para_size", "9999", "parameter pipeline_para_size is '9999'"),
+    ("data_type", "fp8", "parameter data_type is 'fp8'; fp16, bf16 and fp32 are served"),
+    ("model_type", "llama", "parameter model_type is 'llama'; Llama is served"),  # case matters
+    ("model_checkpoint_path", "/none", "model_checkpoint_path /none"),
+    ("enable_custom_all_reduce", "2", "parameter enable_custom_all_reduce is '2'"),
+    ("int8_mode", "2", "parameter int8_mode is 2, which LLaMA never had"),
+    ("int8_mode", "many", "parameter int8_mode is 'many'")], ids=lambda value: value if "_" in value else "")
+def test_parameter_of_the_model(tmp_path, checkpoint, parameter, value, words):
+    repository = triton_repository.write(tmp_path / "models", checkpoint, **{parameter: value})
+    assert words in refusal(repository, f"--tokenizer={DEMO_MODEL}")
 
 
 @LIMIT
@@ -94,5 +111,18 @@ def test_what_can_not_be_served_is_named(tmp_path, checkpoint):
         repository = triton_repository.write(tmp_path / str(number), checkpoint, **parameters)
         assert words in refusal(repository, f"--tokenizer={DEMO_MODEL}")
     repository = triton_repository.write(tmp_path / "good", checkpoint)
+    # Flags rule, and say what they overrule.
+    result = subprocess.run([str(CARAVAN), "up", f"--triton_model_repository={repository}", "--dtype=float32",
+                             "--tensor_parallel=3", "--model=/none", f"--tokenizer={DEMO_MODEL}",
+                             "--gateway_flags=--triton_max_batch_size=8 --triton_decoupled=true",
+                             "--worker_flags=--dtype=bfloat16"],
+                            capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode != 0
+    for note in ("--dtype=float32 is used; the repository says float16", "--tensor_parallel=3 is used; the repository "
+                 "says 1", f"--model=/none is used; the repository says {checkpoint}", "--triton_max_batch_size=8 of "
+                 "--gateway_flags is used, in place of --triton_max_batch_size=1024",
+                 "--dtype=bfloat16 of --worker_flags is used, in place of --dtype=float32"):
+        assert f"note: {note}\n" in result.stdout, result.stdout
+    assert "triton_decoupled" not in result.stdout
     assert "give its folder with --tokenizer" in refusal(repository)
     assert "there is no model repository" in refusal(tmp_path / "none")

@@ -7,7 +7,7 @@ import pytest
 
 from helpers import fastertransformer_reference as reference
 from helpers.cluster import DEMO_MODEL
-from helpers.triton import column, ensemble_inputs, outputs_of, tensor, transformer_inputs
+from helpers.triton import Stream, column, ensemble_inputs, outputs_of, tensor, transformer_inputs
 
 TOLERANCE = 2e-3  # of log probabilities: float32 against float64 through eight layers
 SENT_AS = {"diversity": "beam_search_diversity_rate", "top_k": "runtime_top_k", "top_p": "runtime_top_p"}
@@ -153,6 +153,53 @@ def test_beams_end_where_the_end_token_is_likely(triton, model, golden_answers):
     outputs = ask(triton, prompt, p)
     for beam, (ids, _, total) in enumerate(expected):
         check(outputs, beam, prompt, ids, total, p)
+
+
+@pytest.mark.parametrize("name", ["ensemble", "fastertransformer"])
+@pytest.mark.parametrize("changes", [{}, {"len_penalty": 1.0, "beam_search_diversity_rate": 0.4}])
+def test_partial_beams(triton, triton_cluster, golden_answers, name, changes):
+    """At each cadence all beams of all rows as they stand: what a search for so many tokens ends with."""
+    answers = [answer for answer in golden_answers if len(answer["prompt_ids"]) < 40][:2]
+    padded = max(len(answer["prompt_ids"]) for answer in answers)
+
+    def inputs(length):
+        options = dict(beam_width=3, is_return_log_probs=True, **changes)
+        if name == "ensemble":
+            return ensemble_inputs([answer["prompt"] for answer in answers], length, **options)
+        return transformer_inputs([answer["prompt_ids"] for answer in answers], length, **options)
+
+    with Stream(triton_cluster.gateway.address) as stream:
+        stream.send(name, inputs(24))
+        results = [outputs_of(result) for result in stream.collect()]
+    lengths = [int(outputs["sequence_length"].max()) for outputs in results]
+    assert lengths == [*range(lengths[0], padded + 24, 5), padded + 24] and lengths[0] % 5 == 0 and len(lengths) > 4
+    for outputs, length in zip(results, lengths):
+        expected = outputs_of(triton.infer(name, inputs(length - padded)))
+        assert outputs["sequence_length"].tolist() == expected["sequence_length"].tolist()
+        assert outputs["cum_log_probs"].tolist() == pytest.approx(expected["cum_log_probs"])
+        steps = expected["output_log_probs"].shape[2]
+        assert outputs["output_log_probs"].shape == (2, 3, 24)
+        assert np.allclose(outputs["output_log_probs"][:, :, :steps], expected["output_log_probs"], atol=1e-5)
+        if name == "ensemble":
+            assert outputs["OUTPUT_0"].tolist() == expected["OUTPUT_0"].tolist()
+        else:
+            assert outputs["output_ids"].shape == (2, 3, padded + 24)
+            assert outputs["output_ids"][:, :, :length].tolist() == expected["output_ids"].tolist()
+            assert (outputs["output_ids"][:, :, length:] == 2).all()
+
+
+def test_partial_beams_without_the_prompt(triton, triton_cluster):
+    inputs = lambda length: ensemble_inputs(["Once upon a time"], length, beam_width=2, exclude_input_in_output=True)
+    with Stream(triton_cluster.gateway.address) as stream:
+        stream.send("ensemble", inputs(13))
+        results = [outputs_of(result) for result in stream.collect()]
+        assert len(results) > 2
+        for outputs in results:
+            expected = outputs_of(triton.infer("ensemble", inputs(int(outputs["sequence_length"].max()))))
+            assert outputs["OUTPUT_0"].tolist() == expected["OUTPUT_0"].tolist()
+        # Deltas of beams would contradict each other: they have the final response alone.
+        stream.send("ensemble", inputs(13), parameters={"stream_delta": True})
+        assert len(stream.collect()) == 1
 
 
 def chi_square_limit(degrees):

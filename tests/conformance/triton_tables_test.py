@@ -236,12 +236,15 @@ def test_batch_limit(triton):
 
 @pytest.mark.parametrize("parameters,status", [
     ({"sequence_id": 5, "sequence_start": True, "sequence_end": True}, None), ({"priority": 1}, None),
-    ({"timeout": 1000000}, None), ({"anything": "else"}, None), ({"number": 3}, None), ({"flag": False}, None)])
+    ({"timeout": 1000000}, None), ({"anything": "else"}, None), ({"number": 3}, None), ({"flag": False}, None),
+    ({"sequence_id": "a string"}, None)], ids=lambda value: "-".join(value or ()))
 def test_request_parameters(triton, parameters, status):
     known = {key: parameters[key] for key in ("sequence_id", "sequence_start", "sequence_end", "priority", "timeout")
              if key in parameters}
     others = {key: value for key, value in parameters.items() if key not in known}
-    triton.infer("ensemble", ensemble_inputs([PROMPT], 2), parameters=others or None, **known)
+    answer = triton.infer("ensemble", ensemble_inputs([PROMPT], 2), parameters=others or None, **known)
+    without = triton.infer("ensemble", ensemble_inputs([PROMPT], 2))
+    assert answer.as_numpy("OUTPUT_0").tolist() == without.as_numpy("OUTPUT_0").tolist(), "it has no effect"
 
 
 def raw_request(**changes):
@@ -309,7 +312,8 @@ def test_contents_errors(stub):
     ({"priority": {"int64_param": -1}}, "priority"), ({"priority": {"string_param": "high"}}, "priority"),
     ({"timeout": {"bool_param": True}}, "timeout"), ({"sequence_start": {"int64_param": 1}}, "sequence_start"),
     ({"triton_enable_empty_final_response": {"int64_param": 1}}, "triton_enable_empty_final_response"),
-    ({"empty": {}}, "'empty'")])
+    ({"sequence_id": {"bool_param": True}}, "sequence_id"), ({"sequence_end": {"string_param": "yes"}}, "sequence_end"),
+    ({"empty": {}}, "'empty'")], ids=lambda value: "-".join(value) if isinstance(value, dict) else "")
 def test_wrong_parameters(stub, parameters, words):
     request = raw_request()
     for name, value in parameters.items():
@@ -319,12 +323,13 @@ def test_wrong_parameters(stub, parameters, words):
 
 
 def test_priority_as_an_unsigned_number(stub):
+    """uint64_param, field 5, is newer than this client's messages."""
     request = raw_request()
-    try:
-        request.parameters["priority"].uint64_param = 1
-    except AttributeError:
-        pytest.skip("this client's messages are older than uint64_param")
-    stub.ModelInfer(request, timeout=60)
+    request.parameters["priority"].MergeFromString(b"\x28\x01")
+    assert b"\x28\x01" in request.SerializeToString()
+    assert stub.ModelInfer(request, timeout=60).outputs
+    request.parameters["timeout"].MergeFromString(b"\x28" + b"\xff" * 9 + b"\x01")
+    assert stub.ModelInfer(request, timeout=60).outputs
 
 
 def test_a_stream_can_end_with_a_status(stub):
@@ -382,7 +387,7 @@ def test_an_empty_prompt_begins_with_start_id(triton):
 @pytest.mark.parametrize("inputs,words", [
     (lambda: transformer_inputs([[1, 4_000_000]]), "input_ids of row 0 has token id 4000000 at 1"),
     (lambda: transformer_inputs([[1, 80]], 100_000), "request_output_len of row 0 is 100000"),
-    (lambda: transformer_inputs([[1] * 2040], 20), "input_ids of row 0"),
+    (lambda: transformer_inputs([[1] * 2040], 20), "request_output_len of row 0 is 20; the prompt has 2040"),
     (lambda: transformer_inputs([[1, 80]], stop_words_list=[[[5, 6], [9, -1]]]), "stop_words_list of row 0"),
     (lambda: transformer_inputs([[1, 80]], bad_words_list=[[[-5], [1]]]), "bad_words_list of row 0"),
     (lambda: [*transformer_inputs([[1, 80]])[:1], column("input_lengths", [3], np.uint32),

@@ -107,6 +107,8 @@ def test_a_message_that_is_too_large_ends_only_its_own_call(start_tokenizer, fol
 
 def test_the_vocabulary_tells_what_a_gateway_needs(tokenizer, start_tokenizer, folder, tmp_path):
     vocabulary = tokenizer.stub.GetVocabulary(protos.GetVocabularyRequest(include_tokens=True))
+    assert (vocabulary.max_text_bytes, vocabulary.max_batch_inputs, vocabulary.max_decode_tokens,
+            vocabulary.max_message_bytes) == (4 << 20, 4096, 1 << 20, 16 << 20), "its flags' values"
     assert (vocabulary.size, vocabulary.bos_token_id, list(vocabulary.eos_token_ids)) == (1600, 1, [2])
     assert (vocabulary.unk_token_id, vocabulary.kind) == (0, "sentencepiece")
     assert (vocabulary.adds_bos, vocabulary.adds_eos) == (True, False)

@@ -144,12 +144,19 @@ TEST(RequestValidation, ASearchKeepsItsParameters) {
   submit.set_beam_width(4);
   submit.set_length_penalty(1.5);
   submit.set_beam_diversity_rate(-0.5);
+  submit.set_beam_snapshot_interval(5);
+  submit.set_beam_snapshot_offset(7);
   const absl::StatusOr<Request> request = ValidateSubmit(submit, kLimits, absl::UnixEpoch());
   ASSERT_TRUE(request.ok()) << request.status();
   EXPECT_EQ(request->beams.width, 4);
   EXPECT_EQ(request->beams.length_penalty, 1.5F);
   EXPECT_EQ(request->beams.diversity_rate, -0.5F);
+  EXPECT_EQ(request->beams.snapshot_interval, 5);
+  EXPECT_EQ(request->beams.snapshot_offset, 7);
   EXPECT_EQ(request->num_sequences(), 4);
+  submit.set_beam_snapshot_interval(0xFFFFFFFFU);
+  const absl::Status status = ValidateSubmit(submit, kLimits, absl::UnixEpoch()).status();
+  EXPECT_THAT(std::string(status.message()), HasSubstr("beam_snapshot_interval is 4294967295"));
 }
 
 TEST(RequestValidation, ABurstOfBeamsIsBounded) {

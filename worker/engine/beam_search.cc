@@ -33,6 +33,7 @@ std::vector<BeamChoice> BeamSearch::Advance(const std::vector<BeamCandidates>& c
     beams_ = std::move(next);
   }
   num_live_ = static_cast<int32_t>(choices.size());
+  ++num_steps_;
   return choices;
 }
 
@@ -122,7 +123,6 @@ std::vector<int32_t> BeamSearch::LastTokens(const Beam& beam, size_t count) cons
 }
 
 std::vector<BeamResult> BeamSearch::Results() const {
-  CARAVAN_CHECK(ended());
   std::vector<BeamResult> results;
   for (const Beam& beam : beams_) {
     BeamResult result;

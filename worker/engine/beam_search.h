@@ -48,8 +48,11 @@ class BeamSearch {
   int32_t num_live() const { return num_live_; }
   bool ended() const { return num_live_ == 0; }
 
-  // `width` beams, the best first; those that there never were (a vocabulary of fewer tokens) are
-  // empty.
+  // How often it has advanced: the tokens of a live beam.
+  int32_t num_steps() const { return num_steps_; }
+
+  // `width` beams as they stand, the best first; those that there never were (a vocabulary of fewer
+  // tokens) are empty.
   std::vector<BeamResult> Results() const;
 
  private:
@@ -83,6 +86,7 @@ class BeamSearch {
   std::vector<Node> nodes_;
   std::vector<Beam> beams_;
   int32_t num_live_ = 1;
+  int32_t num_steps_ = 0;
 };
 
 // How the runner draws for a beam: cheaply, since what counts are the log probabilities beside it.

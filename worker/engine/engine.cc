@@ -79,6 +79,7 @@ class Engine::Impl {
     BeamSearch search;
     BeamGroup group;
     int32_t cached_tokens = 0;
+    std::vector<std::vector<int32_t>> shown = {};  // of each beam, at the last look
   };
   struct ActiveRequest {
     std::vector<SequencePtr> samples;
@@ -105,6 +106,7 @@ class Engine::Impl {
   void FailOverLogits(const Sequence& sequence);
   void ApplyToken(const SequencePtr& sequence, EmittedToken token);
   void ApplyCandidates(const SequencePtr& sequence, BeamCandidates candidates);
+  void ShowBeams(const Request& request, BeamRun& run);
   TokenEvent EventOf(Sequence& sequence) const;
   void FinishSequence(const SequencePtr& sequence, TokenEvent event);
   void FinishBeams(const Request& request, BeamRun& run, FinishReason reason,
@@ -396,6 +398,33 @@ void Engine::Impl::ApplyCandidates(const SequencePtr& sequence, BeamCandidates c
     FinishBeams(*sequence->request, run, FinishReason::kNone, absl::OkStatus());
   } else {
     scheduler_.AdvanceBeams(run.group, choices);
+    ShowBeams(*sequence->request, run);
+  }
+}
+
+void Engine::Impl::ShowBeams(const Request& request, BeamRun& run) {
+  const BeamParams& params = request.beams;
+  if (params.snapshot_interval == 0) return;
+  if ((params.snapshot_offset + run.search.num_steps()) % params.snapshot_interval != 0) return;
+  std::vector<BeamResult> beams = run.search.Results();
+  run.shown.resize(beams.size());
+  for (size_t i = 0; i < beams.size(); ++i) {
+    std::vector<EmittedToken>& tokens = beams[i].tokens;
+    std::vector<int32_t>& shown = run.shown[i];
+    size_t same = 0;
+    while (same < std::min(shown.size(), tokens.size()) && shown[same] == tokens[same].token_id) {
+      ++same;
+    }
+    shown.resize(same);
+    for (size_t k = same; k < tokens.size(); ++k) shown.push_back(tokens[k].token_id);
+    TokenEvent event;
+    event.key = request.key;
+    event.sample_index = static_cast<int32_t>(i);
+    event.first_position = static_cast<int32_t>(same);
+    event.tokens.assign(tokens.begin() + static_cast<ptrdiff_t>(same), tokens.end());
+    event.cumulative_logprob = beams[i].cumulative_logprob;
+    event.snapshot = true;
+    events_.push_back(std::move(event));
   }
 }
 

@@ -57,6 +57,10 @@ struct BeamParams {
   int32_t width = 1;  // [1, kMaxBeamWidth]; 1 = none
   float length_penalty = 0;
   float diversity_rate = 0;
+  // Events show the beams when their tokens and the offset are a multiple of it; 0: not before the
+  // end.
+  int32_t snapshot_interval = 0;
+  int32_t snapshot_offset = 0;
 };
 constexpr int32_t kMaxBeamWidth = 16;
 
@@ -76,7 +80,7 @@ struct Request {
   uint64_t cache_salt = 0;  // adapter, tenant, media: only requests of equal salt share blocks
 
   // Sequences that its events tell of: samples, or beams (the best is sample_index 0). Each beam
-  // comes in one event, when the search has ended.
+  // comes in one event, when the search has ended; snapshots apart.
   int32_t num_sequences() const { return beams.width > 1 ? beams.width : num_samples; }
 };
 
@@ -120,6 +124,8 @@ struct TokenEvent {
   int32_t cached_prompt_tokens =
       0;  // on the first event of a sequence: prompt tokens that were found in the cache
   float cumulative_logprob = 0;  // of a beam: the sum over its tokens
+  // A beam that may be another one at the next look. Up to first_position it is as at the last.
+  bool snapshot = false;
 };
 
 }  // namespace caravan

@@ -354,8 +354,16 @@ HttpResponse AnswerNow(const ManagementRequest& request, InferenceServer* server
 void Manage(const ManagementRequest& request, InferenceServer* server,
             const std::function<void(HttpResponse)>& respond) {
   const auto done = [respond](const absl::Status& status) { respond(Answer(status)); };
-  if (request.route.action == Action::kModelLoad) return LoadModel(request, server, done);
-  if (request.route.action == Action::kModelUnload) return UnloadModel(request, server, done);
+  // Where clients don't control models, they never may: another try is no help.
+  const auto controlled = [respond,
+                           retry = server->repository().is_controlled()](const auto& status) {
+    HttpResponse response = Answer(status);
+    if (!retry)
+      std::erase_if(response.headers, [](const auto& h) { return h.name == "Retry-After"; });
+    respond(std::move(response));
+  };
+  if (request.route.action == Action::kModelLoad) return LoadModel(request, server, controlled);
+  if (request.route.action == Action::kModelUnload) return UnloadModel(request, server, controlled);
   if (request.route.action == Action::kCudaMemoryRegister) {
     return RegisterCudaMemory(request, server, done);
   }

@@ -35,6 +35,11 @@ std::string RequestIdPrefix(const std::string& id) {
   return absl::StrCat("[request id: ", id.empty() ? "<id_unknown>" : id, "] ");
 }
 
+absl::Status WithRequestId(const std::string& id, const absl::Status& status) {
+  if (status.ok() || absl::StartsWith(status.message(), "[request id: ")) return status;
+  return {status.code(), absl::StrCat(RequestIdPrefix(id), status.message())};
+}
+
 const CheckedInput* CheckedRequest::Find(std::string_view name) const {
   const auto found = inputs_.find(name);
   return found == inputs_.end() ? nullptr : &found->second;

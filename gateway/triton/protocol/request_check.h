@@ -82,5 +82,7 @@ absl::StatusOr<CheckedRequest> CheckRequest(const TritonModel& model, int max_ba
 
 // "[request id: 7] ", with <id_unknown> for a request without one.
 std::string RequestIdPrefix(const std::string& id);
+// The same error, with the prefix where it is not there yet.
+absl::Status WithRequestId(const std::string& id, const absl::Status& status);
 
 }  // namespace caravan

@@ -55,6 +55,19 @@ TEST_F(TritonTest, ABurstBeforeTheFirstResponseArrivesAtOnce) {
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(8));
 }
 
+TEST_F(TritonTest, PartialTextsHaveWholeCharactersOnly) {
+  Stream stream(stub_.get());
+  stream.stream->Write(EnsembleRequest({"abc"}, {11}));
+  const uint64_t key = cluster_.worker().AwaitSubmit().key();
+  cluster_.worker().Emit(key, ByteIds("\xc3"));
+  EXPECT_THAT(TextsOf(stream.Read().infer_response()), ElementsAre("<s>abc"));
+  cluster_.worker().Emit(key, ByteIds("\xa9tes\xe2"));
+  EXPECT_THAT(TextsOf(stream.Read().infer_response()), ElementsAre("<s>abc\xc3\xa9tes"));
+  cluster_.worker().Emit(key, ByteIds("\x82"), v1::WorkerTokenEvent::LENGTH);
+  EXPECT_THAT(TextsOf(stream.Read().infer_response()),
+              ElementsAre("<s>abc\xc3\xa9tes\xef\xbf\xbd"));  // it never became a character
+}
+
 TEST_F(TritonTest, RowsAreShownAfterTheSameNumberOfSteps) {
   Stream stream(stub_.get());
   stream.stream->Write(EnsembleRequest({"abc", "xyz"}, {20, 3}));
@@ -76,6 +89,59 @@ TEST_F(TritonTest, RowsAreShownAfterTheSameNumberOfSteps) {
   response = stream.Read();
   EXPECT_TRUE(IsFinal(response));
   EXPECT_THAT(TextsOf(response.infer_response())[0], HasSubstr("</s>"));
+}
+
+ModelInferRequest BeamsRequest() {
+  ModelInferRequest request = EnsembleRequest({"abc"}, {20});
+  AddInput("beam_width", "UINT32", 1, Pack<uint32_t>({2}), &request);
+  return request;
+}
+
+v1::WorkerTokenEvent LookAt(uint64_t key, uint32_t beam, uint32_t same,
+                            const std::vector<int32_t>& ids) {
+  v1::WorkerTokenEvent event;
+  event.set_key(key);
+  event.set_sample_index(beam);
+  event.set_first_position(same);
+  event.mutable_token_ids()->Assign(ids.begin(), ids.end());
+  event.set_snapshot(true);
+  return event;
+}
+
+TEST_F(TritonTest, BeamsAreShownAsTheyStand) {
+  Stream stream(stub_.get());
+  stream.stream->Write(BeamsRequest());
+  const v1::WorkerSubmit submit = cluster_.worker().AwaitSubmit();
+  EXPECT_EQ(submit.beam_snapshot_interval(), 5u);
+  EXPECT_EQ(submit.beam_snapshot_offset(), 4u);
+  FakeWorker& worker = cluster_.worker();
+  worker.Send(LookAt(submit.key(), 0, 0, ByteIds("x")));
+  worker.Send(LookAt(submit.key(), 1, 0, ByteIds("y")));
+  EXPECT_THAT(TextsOf(stream.Read().infer_response()), ElementsAre("<s>abcx", "<s>abcy"));
+  // The second beam is another one now.
+  worker.Send(LookAt(submit.key(), 0, 1, ByteIds("12345")));
+  worker.Send(LookAt(submit.key(), 1, 0, ByteIds("x1234\xc3")));
+  const ModelStreamInferResponse response = stream.Read();
+  EXPECT_THAT(TextsOf(response.infer_response()), ElementsAre("<s>abcx12345", "<s>abcx1234"));
+  EXPECT_EQ(ElementAt<uint32_t>(RawOf(response.infer_response(), "sequence_length"), 1), 10u);
+  EXPECT_FALSE(IsFinal(response));
+  for (uint32_t beam = 0; beam < 2; ++beam) {
+    v1::WorkerTokenEvent end = LookAt(submit.key(), beam, 0, ByteIds(beam == 0 ? "best" : "next"));
+    end.set_snapshot(false);
+    end.set_finish(v1::WorkerTokenEvent::LENGTH);
+    worker.Send(end);
+  }
+  const ModelStreamInferResponse last = stream.Read();
+  EXPECT_TRUE(IsFinal(last));
+  EXPECT_THAT(TextsOf(last.infer_response()), ElementsAre("<s>abcbest", "<s>abcnext"));
+}
+
+TEST_F(TritonTest, ALookAtBeamsWithAGapEndsTheRequest) {
+  Stream stream(stub_.get());
+  stream.stream->Write(BeamsRequest());
+  const uint64_t key = cluster_.worker().AwaitSubmit().key();
+  cluster_.worker().Send(LookAt(key, 0, 3, ByteIds("x")));
+  EXPECT_THAT(stream.Read().error_message(), HasSubstr("skipped tokens of a beam: position 3"));
 }
 
 TEST_F(TritonTest, AnErrorInTheMiddleEndsTheRequestAndItsOtherRows) {

@@ -54,6 +54,41 @@ TEST_P(EngineBeamsTest, AnswersTheBeamsOfAPlainSearch) {
   EXPECT_EQ(harness().OutputOf(1, 0).events, 1);
 }
 
+// A look after n steps shows what a search for n tokens would end with.
+TEST_P(EngineBeamsTest, ShowsItsBeamsWheneverTheyAndTheOffsetAreAMultiple) {
+  limits_.num_blocks = 26;
+  limits_.max_slots = 16;
+  std::vector<Request> requests;
+  for (RequestKey key = 1; key <= 3; ++key) {
+    requests.push_back(Search(key, Tokens(9, static_cast<int32_t>(key)), 4, 20));
+    requests.back().beams.snapshot_interval = 5;
+    requests.back().beams.snapshot_offset = 9;
+    for (int32_t id = 0; id < 100; id += 9) requests.back().sampling.stop_token_ids.push_back(id);
+  }
+  RunAndExpectBeams(requests);
+  for (const Request& request : requests) {
+    int32_t steps = 1;
+    for (const std::vector<Output>& look : harness().LooksAt(request.key)) {
+      Request until = request;
+      until.sampling.max_tokens = steps;
+      const std::vector<Output> expected = harness().BeamsAlone(until);
+      ASSERT_EQ(look.size(), expected.size());
+      for (size_t i = 0; i < look.size(); ++i) {
+        EXPECT_EQ(look[i].tokens, expected[i].tokens) << steps << " steps, beam " << i;
+        EXPECT_EQ(look[i].logprobs, expected[i].logprobs);
+        EXPECT_EQ(look[i].cumulative_logprob, expected[i].cumulative_logprob);
+      }
+      steps += 5;
+    }
+    EXPECT_GT(steps, 6) << "several looks";
+  }
+}
+
+TEST_P(EngineBeamsTest, ShowsNoBeamsUnasked) {
+  RunAndExpectBeams({Search(1, Tokens(10), 4, 12)});
+  EXPECT_TRUE(harness().LooksAt(1).empty());
+}
+
 TEST_P(EngineBeamsTest, EachWidthEndsAtStopTokens) {
   std::vector<Request> requests;
   for (int32_t width = 2; width <= 8; ++width) {

@@ -96,6 +96,8 @@ class EngineHarness {
 
   const Output& OutputOf(RequestKey key, int32_t sample = 0) { return outputs_[{key, sample}]; }
   const std::map<std::pair<RequestKey, int32_t>, Output>& outputs() const { return outputs_; }
+  // Of a search before its end: its beams, look by look.
+  const std::vector<std::vector<Output>>& LooksAt(RequestKey key) { return looks_[key]; }
   int32_t deliveries() const { return deliveries_; }
   const std::vector<RequestKey>& first_tokens() const { return first_tokens_; }  // in that order
   const std::vector<std::string>& errors() const { return errors_; }
@@ -233,9 +235,32 @@ class EngineHarness {
     if (errors_.size() < 20) errors_.push_back(std::move(error));
   }
 
+  // The beams of a look come one after the other.
+  void Look(const TokenEvent& event) {
+    std::vector<std::vector<Output>>& looks = looks_[event.key];
+    if (event.sample_index == 0)
+      looks.push_back(looks.empty() ? std::vector<Output>() : looks.back());
+    std::vector<Output>& beams = looks.back();
+    beams.resize(std::max<size_t>(beams.size(), static_cast<size_t>(event.sample_index) + 1));
+    Output& beam = beams[static_cast<size_t>(event.sample_index)];
+    const auto same = static_cast<size_t>(event.first_position);
+    if (same > beam.tokens.size()) Fail("a look has a gap");
+    beam.tokens.resize(same);
+    beam.logprobs.resize(same);
+    for (const EmittedToken& token : event.tokens) {
+      beam.tokens.push_back(token.token_id);
+      beam.logprobs.push_back(token.logprob);
+    }
+    beam.cumulative_logprob = event.cumulative_logprob;
+  }
+
   void Receive(const std::vector<TokenEvent>& events) {
     ++deliveries_;
     for (const TokenEvent& event : events) {
+      if (event.snapshot) {
+        Look(event);
+        continue;
+      }
       const std::string name = absl::StrCat("request ", event.key, " sample ", event.sample_index);
       Output& output = outputs_[{event.key, event.sample_index}];
       if (output.finish != FinishReason::kNone) Fail(name + " goes on after its end");
@@ -260,6 +285,7 @@ class EngineHarness {
   FakeModelRunner runner_;
   absl::Time now_ = absl::FromUnixSeconds(1000000);
   std::map<std::pair<RequestKey, int32_t>, Output> outputs_;
+  std::map<RequestKey, std::vector<std::vector<Output>>> looks_;
   std::map<RequestKey, int32_t> num_resumed_;
   std::vector<RequestKey> first_tokens_;
   std::vector<std::string> errors_;

@@ -6,6 +6,7 @@
 #include <map>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
 #include "common/log.h"
 #include "common/regular_file.h"
@@ -97,6 +98,20 @@ void ReadDtype(IniFields& fields, FasterTransformerConfig* config) {
   }
 }
 
+// They have no effect, the tokenizer's own are used; but who wrote them may count on them.
+void WarnOfIds(IniFields& fields, const std::string& file, int32_t vocab_size) {
+  for (const char* key : {"start_id", "end_id"}) {
+    if (!fields.Has(key)) continue;
+    int64_t id = 0;
+    if (absl::SimpleAtoi(fields.Text(key), &id) && id >= 0 && id < vocab_size) continue;
+    LogWarning("ignored a token id outside of the vocabulary; the tokenizer's own is used",
+               {{"file", file},
+                {"key", key},
+                {"value", fields.Text(key).substr(0, 100)},
+                {"vocab_size", vocab_size}});
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<FasterTransformerConfig> ReadFasterTransformerConfig(const std::string& folder) {
@@ -137,6 +152,7 @@ absl::StatusOr<FasterTransformerConfig> ReadFasterTransformerConfig(const std::s
     }
   }
   RETURN_IF_ERROR(fields.status());
+  WarnOfIds(fields, file, config.vocab_size);
   return config;
 }
 
@@ -147,7 +163,23 @@ absl::StatusOr<std::unique_ptr<FasterTransformerFolder>> FasterTransformerFolder
       new FasterTransformerFolder(folder, std::move(config)));
   RETURN_IF_ERROR(opened->CountRanks());
   RETURN_IF_ERROR(opened->MapAll());
+  RETURN_IF_ERROR(opened->CheckLayers());
   return opened;
+}
+
+// Files of more layers than config.ini says: a model without its last layers answers nonsense.
+absl::Status FasterTransformerFolder::CheckLayers() const {
+  const std::string next = absl::StrCat("model.layers.", config_.num_layer, ".");
+  for (const char* file :
+       {"input_layernorm.weight.bin", "attention.query_key_value.weight.0.bin"}) {
+    std::error_code error;
+    if (!std::filesystem::exists(absl::StrCat(path_, "/", next, file), error)) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat(path_, "/config.ini: [", kSection, "] num_layer is ", config_.num_layer,
+                     ", and the folder has more layers: ", next, file,
+                     "; a model of fewer layers has no files of them"));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status FasterTransformerFolder::CountRanks() {

@@ -44,6 +44,7 @@ class FasterTransformerFolder final : public TensorFile {
  private:
   FasterTransformerFolder(std::string path, FasterTransformerConfig config)
       : path_(std::move(path)), config_(std::move(config)) {}
+  absl::Status CheckLayers() const;
   absl::Status CountRanks();
   absl::Status MapAll();
   absl::StatusOr<const std::byte*> Map(const std::string& name, int64_t elements);

@@ -147,5 +147,17 @@ TEST_F(FasterTransformerFolderTest, RefusesRanksThatDoNotDivideTheModel) {
               HasSubstr("cut for 3 ranks"));
 }
 
+// A config.ini of fewer layers was served, with nonsense for answers.
+TEST_F(FasterTransformerFolderTest, RefusesAModelWithoutItsLastLayers) {
+  WriteAll(1);
+  EXPECT_TRUE(FasterTransformerFolder::Open(folder_.path()).ok());
+  WriteArray("model.layers.1.input_layernorm.weight", 8);
+  const auto opened = FasterTransformerFolder::Open(folder_.path());
+  EXPECT_TRUE(absl::IsInvalidArgument(opened.status()));
+  EXPECT_THAT(std::string(opened.status().message()),
+              AllOf(HasSubstr("config.ini: [llama] num_layer is 1, and the folder has more layers"),
+                    HasSubstr("model.layers.1.input_layernorm.weight.bin")));
+}
+
 }  // namespace
 }  // namespace caravan
