@@ -31,6 +31,7 @@ ReplicaFollower::~ReplicaFollower() = default;
 absl::Status ReplicaFollower::Run() {
   std::thread steps([this] { RunSteps(); });
   std::thread heartbeats([this] { SendHeartbeats(); });
+  std::thread watch([this] { WatchLeader(); });
   bool connected = true;  // logs once a change
   absl::Duration pause = kFirstPause;
   while (!finished()) {
@@ -50,6 +51,7 @@ absl::Status ReplicaFollower::Run() {
   Finish(absl::OkStatus());
   steps.join();
   heartbeats.join();
+  watch.join();
   return result_;
 }
 
@@ -210,24 +212,34 @@ void ReplicaFollower::SendHeartbeats() {
   const absl::Duration interval = HeartbeatInterval(options_.rank_timeout);
   TurnClock clock(interval);
   while (true) {
-    absl::Duration late;
     {
       std::unique_lock lock(mutex_);
       if (changed_.wait_for(lock, absl::ToChronoNanoseconds(interval),
                             [this] { return finished_; })) {
         return;
       }
-      const absl::Time now = absl::Now();
-      late = clock.Late(now);
-      last_heard_ += late;
-      // A leader that was never heard may take its time to answer the call.
-      const absl::Duration allowed =
-          leader_ == 0 ? std::max(kDialTimeout, options_.rank_timeout) : options_.rank_timeout;
-      if (context_ != nullptr && now - last_heard_ > allowed) context_->TryCancel();
     }
-    JudgeOwnStep(absl::Now(), late);
+    const absl::Time now = absl::Now();
+    JudgeOwnStep(now, clock.Late(now));
     Send(epoch_, ProgressMessage());
     JudgeGroup();
+  }
+}
+
+// A thread of its own, which never writes: a write may hang until the call that it belongs to is
+// ended here.
+void ReplicaFollower::WatchLeader() {
+  const absl::Duration interval = HeartbeatInterval(options_.rank_timeout);
+  TurnClock clock(interval);
+  std::unique_lock lock(mutex_);
+  while (
+      !changed_.wait_for(lock, absl::ToChronoNanoseconds(interval), [this] { return finished_; })) {
+    const absl::Time now = absl::Now();
+    last_heard_ += clock.Late(now);
+    // A leader that was never heard may take its time to answer the call.
+    const absl::Duration allowed =
+        leader_ == 0 ? std::max(kDialTimeout, options_.rank_timeout) : options_.rank_timeout;
+    if (context_ != nullptr && now - last_heard_ > allowed) context_->TryCancel();
   }
 }
 

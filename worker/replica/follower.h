@@ -107,6 +107,7 @@ class ReplicaFollower {
   void ReportFailure(uint64_t epoch, const absl::Status& status);
 
   void SendHeartbeats();
+  void WatchLeader();
   v1::FollowerMessage ProgressMessage() const;
   void JudgeGroup();
   void JudgeOwnStep(absl::Time now, absl::Duration late);
