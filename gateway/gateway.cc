@@ -102,7 +102,7 @@ int Gateway::Drain() {
   });
   idle->get_future().wait_for(std::chrono::milliseconds(config_.drain_timeout_ms));
   int num_left = 0;
-  loop_.Run([this, &num_left] { num_left = static_cast<int>(dispatcher_->num_requests()); });
+  loop_.Run([this, &num_left] { num_left = static_cast<int>(dispatcher_->num_unfinished()); });
   loop_.Run([this] {
     dispatcher_->EndAll(absl::UnavailableError(
         "the gateway is shutting down and the request did not finish in time; send it to another"));

@@ -38,7 +38,10 @@ Dispatcher::Dispatcher(EventLoop* loop, const GatewayConfig& config, GatewayMetr
                &tokenizer_,
                metrics,
                std::chrono::milliseconds(config.admission.queue_timeout_ms),
-               [this] { CountLoad(); }} {}
+               [this] {
+                 CountLoad();
+                 TellIfIdle();
+               }} {}
 
 Dispatcher::~Dispatcher() { EndAll(absl::UnavailableError("the gateway is shutting down")); }
 
@@ -104,7 +107,19 @@ void Dispatcher::OnEnded(uint64_t id) {
   generations_.erase(found);
   if (--num_of_model_[model] == 0) replicas_.commands().OnRequestEnded(model);
   CountLoad();
-  if (generations_.empty() && on_idle_ != nullptr) std::exchange(on_idle_, nullptr)();
+  TellIfIdle();
+}
+
+size_t Dispatcher::num_unfinished() const {
+  size_t places = 0;
+  for (const auto& [model, admission] : admissions_) {
+    places += static_cast<size_t>(admission->num_queued() + admission->num_inflight());
+  }
+  return std::max(places, generations_.size());  // some have no place yet
+}
+
+void Dispatcher::TellIfIdle() {
+  if (on_idle_ != nullptr && num_unfinished() == 0) std::exchange(on_idle_, nullptr)();
 }
 
 bool Dispatcher::IsBusy(const std::string& model) const {
@@ -134,8 +149,8 @@ void Dispatcher::CountLoad() {
 
 void Dispatcher::Drain(std::function<void()> on_idle) {
   draining_ = true;
-  if (generations_.empty()) return on_idle();
   on_idle_ = std::move(on_idle);
+  TellIfIdle();
 }
 
 void Dispatcher::EndAll(const absl::Status& status) {

@@ -46,10 +46,11 @@ class Dispatcher {
   ReplicaPool& replicas() { return replicas_; }
   TokenizerClient& tokenizer() { return tokenizer_; }
   bool draining() const { return draining_; }
-  size_t num_requests() const { return generations_.size(); }
+  // Requests that have not ended, or whose output still waits for the client.
+  size_t num_unfinished() const;
 
   // New requests are refused with UNAVAILABLE from now on; `on_idle` is called once, when none is
-  // left.
+  // unfinished.
   void Drain(std::function<void()> on_idle);
   // Ends all that is left.
   void EndAll(const absl::Status& status);
@@ -60,6 +61,7 @@ class Dispatcher {
   void EndQueued(const std::string& model, const absl::Status& status);
   Admission& AdmissionOf(const std::string& model);
   void CountLoad();
+  void TellIfIdle();
 
   EventLoop* const loop_;
   const AdmissionLimits limits_;

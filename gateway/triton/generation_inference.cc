@@ -12,9 +12,21 @@
 namespace caravan {
 namespace {
 
+constexpr uint32_t kLongestSnapshotInterval = 1 << 20;    // beyond any context
 constexpr int64_t kMaxOutputElements = int64_t{1} << 25;  // of output_ids
-// Of looks at beams that a slow client has not taken: then the oldest go.
-constexpr size_t kMaxKeptBeamTokens = 1 << 20;
+// Of looks at beams that a slow client has not taken: then the oldest go. A look has the whole text
+// of each beam.
+constexpr size_t kMaxKeptBeamBytes = 4 << 20;
+
+size_t NumBytes(const BeamsAtStep& at) {
+  size_t bytes = 0;
+  for (const OutputSequence& beam : at.beams) {
+    bytes += beam.text.size() + beam.token_ids.size() * sizeof(int32_t) +
+             beam.log_probs.size() * sizeof(float) + beam.cum_log_probs.size() * sizeof(double) +
+             beam.text_ends.size() * sizeof(uint32_t);
+  }
+  return bytes;
+}
 
 }  // namespace
 
@@ -181,7 +193,8 @@ absl::StatusOr<ValidatedRequest> GenerationInference::MakeRow(
     spec.output.processed_logprobs = true;
   }
   if (shows_beams()) {
-    spec.sampling.beam_snapshot_interval = static_cast<uint32_t>(parameters_.stream_interval);
+    spec.sampling.beam_snapshot_interval = std::min<uint32_t>(
+        static_cast<uint32_t>(parameters_.stream_interval), kLongestSnapshotInterval);
     spec.sampling.beam_snapshot_offset = static_cast<uint32_t>(output_.padded_prompt_tokens());
   }
   return ValidatedRequest::Make(std::move(spec), *context().dispatcher->models());
@@ -372,10 +385,10 @@ void GenerationInference::OnBeamsDecoded(BeamsAtStep beams,
 
 void GenerationInference::KeepBeams(BeamsAtStep beams) {
   for (OutputSequence& beam : beams.beams) beam.ended = true;  // it shows all its text
-  num_beam_tokens_ += NumTokens(beams);
+  num_beam_bytes_ += NumBytes(beams);
   beams_.push_back(std::move(beams));
-  while (num_beam_tokens_ > kMaxKeptBeamTokens && beams_.size() > 1) {
-    num_beam_tokens_ -= NumTokens(beams_.front());
+  while (num_beam_bytes_ > kMaxKeptBeamBytes && beams_.size() > 1) {
+    num_beam_bytes_ -= NumBytes(beams_.front());
     beams_.pop_front();
   }
 }
@@ -452,7 +465,7 @@ absl::StatusOr<InferResponse> GenerationInference::Next() {
   if (!beams_.empty()) {
     BeamsAtStep beams = std::move(beams_.front());
     beams_.pop_front();
-    num_beam_tokens_ -= NumTokens(beams);
+    num_beam_bytes_ -= NumBytes(beams);
     ASSIGN_OR_RETURN(InferResponse response, BuildBeams(std::move(beams)));
     Finalize(false, &response);
     return response;

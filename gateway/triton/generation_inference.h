@@ -102,7 +102,7 @@ class GenerationInference : public InferenceBase {
   std::deque<int32_t> partials_;  // steps of those not taken yet
   BeamPartials beam_partials_;
   std::deque<BeamsAtStep> beams_;  // with their texts; not taken yet
-  size_t num_beam_tokens_ = 0;     // of them
+  size_t num_beam_bytes_ = 0;      // of them
   bool final_ready_ = false;       // the final response is planned, after the partials
   bool empty_final_ready_ = false;
   bool any_taken_ = false;

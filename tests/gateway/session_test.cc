@@ -340,5 +340,15 @@ TEST(Drain, CutsOffWhatDoesNotFinishInTime) {
   EXPECT_THAT(call->seen().status.error_message(), HasSubstr("shutting down"));
 }
 
+TEST(Drain, CountsOutputThatItsClientHasNotTaken) {
+  GatewayConfig config;
+  config.drain_timeout_ms = 100;
+  Cluster cluster(config);
+  SessionCall session(cluster.stub());
+  EndWithTokensWaiting(cluster, session);
+  session.ReadTokens("a", 1);
+  EXPECT_EQ(cluster.gateway().Drain(), 1);
+}
+
 }  // namespace
 }  // namespace caravan

@@ -6,7 +6,7 @@
 namespace caravan {
 namespace {
 
-constexpr size_t kMaxKeptTokens = 1 << 20;  // of all rows
+constexpr size_t kMaxKeptTokens = 1 << 18;  // of all rows
 
 }  // namespace
 
