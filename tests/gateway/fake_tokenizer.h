@@ -68,6 +68,7 @@ class FakeTokenizer : public v1::Tokenizer::Service {
     CARAVAN_CHECK(came, "no Encode came");
   }
   int num_encodes() const { return num_encodes_; }
+  int num_decodes() const { return num_decodes_; }
   std::string last_request_id() {
     const std::lock_guard<std::mutex> lock(mutex_);
     return last_request_id_;
@@ -115,6 +116,7 @@ class FakeTokenizer : public v1::Tokenizer::Service {
 
   grpc::Status Decode(grpc::ServerContext* context, const v1::DecodeRequest* request,
                       v1::DecodeResponse* response) override {
+    ++num_decodes_;
     for (const v1::DecodeInput& input : request->inputs()) {
       std::string* text = response->add_texts();
       for (const int32_t id : input.token_ids()) {
@@ -199,6 +201,7 @@ class FakeTokenizer : public v1::Tokenizer::Service {
   std::atomic<bool> held_{false};
   std::atomic<int> refused_encodes_{0};
   std::atomic<int> num_encodes_{0};
+  std::atomic<int> num_decodes_{0};
   std::unique_ptr<GrpcServer> server_;
 };
 

@@ -289,14 +289,18 @@ class SlowReaderTest : public TritonTest {
   SlowReaderTest() : TritonTest(Config()) {}
 };
 
-TEST_F(SlowReaderTest, AClientThatTakesNothingIsCutOff) {
+// Of a client that takes 8 KiB and no more until it reads.
+std::unique_ptr<GRPCInferenceService::Stub> SlowStub(int port) {
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 8 << 10);
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  const auto slow = GRPCInferenceService::NewStub(
-      grpc::CreateCustomChannel(absl::StrCat("127.0.0.1:", cluster_.gateway().port()),
-                                grpc::InsecureChannelCredentials(), arguments));
+  return GRPCInferenceService::NewStub(grpc::CreateCustomChannel(
+      absl::StrCat("127.0.0.1:", port), grpc::InsecureChannelCredentials(), arguments));
+}
+
+TEST_F(SlowReaderTest, AClientThatTakesNothingIsCutOff) {
+  const auto slow = SlowStub(cluster_.gateway().port());
   Stream stream(slow.get());
   ModelInferRequest request = EnsembleRequest({std::string(200, 'a')}, {300});
   (*request.mutable_parameters())["stream_interval"].set_int64_param(1);
@@ -309,6 +313,43 @@ TEST_F(SlowReaderTest, AClientThatTakesNothingIsCutOff) {
   while (stream.stream->Read(&response)) {
   }
   EXPECT_EQ(stream.stream->Finish().error_code(), grpc::StatusCode::CANCELLED);
+}
+
+// A look at beams has their whole texts: 80 kB here.
+TEST_F(LongContextTest, LooksAtBeamsThatNobodyTakesAreBoundedByTheirBytes) {
+  constexpr int kLooks = 120;
+  const auto slow = SlowStub(cluster_.gateway().port());
+  Stream stream(slow.get());
+  ModelInferRequest request = EnsembleRequest({std::string(40000, 'a')}, {kLooks + 1});
+  AddInput("beam_width", "UINT32", 1, Pack<uint32_t>({2}), &request);
+  (*request.mutable_parameters())["stream_interval"].set_int64_param(1);
+  stream.stream->Write(request);
+  const uint64_t key = cluster_.worker().AwaitSubmit().key();
+  for (uint32_t step = 0; step < kLooks; ++step) {
+    for (uint32_t beam = 0; beam < 2; ++beam) {
+      cluster_.worker().Send(LookAt(key, beam, step, ByteIds("x")));
+    }
+    Cluster::Await([&] { return cluster_.tokenizer().num_decodes() > static_cast<int>(step); });
+  }
+  for (uint32_t beam = 0; beam < 2; ++beam) {
+    v1::WorkerTokenEvent end = LookAt(key, beam, 0, ByteIds(std::string(kLooks + 1, 'y')));
+    end.set_snapshot(false);
+    end.set_finish(v1::WorkerTokenEvent::LENGTH);
+    cluster_.worker().Send(end);
+  }
+  int num_responses = 0;
+  size_t longest = 0;
+  ModelStreamInferResponse response;
+  do {
+    response = stream.Read();
+    ASSERT_THAT(response.error_message(), testing::IsEmpty());
+    const size_t length = TextsOf(response.infer_response())[0].size();
+    EXPECT_GT(length, longest) << "an older look after a newer one";
+    longest = length;
+    ++num_responses;
+  } while (!IsFinal(response));
+  EXPECT_GT(num_responses, 40);      // 4 MiB of looks
+  EXPECT_LT(num_responses, kLooks);  // not all
 }
 
 }  // namespace
