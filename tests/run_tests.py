@@ -215,7 +215,7 @@ def programs_of(preset, options):
 
 def main():
     parser = argparse.ArgumentParser(prog="caravan test", description="Builds and runs every test.")
-    parser.add_argument("--long", action="store_true", help="also the tests that take hours")
+    parser.add_argument("--long", action="store_true", help="also the long ones: some minutes of tests, and all programs under AddressSanitizer")
     parser.add_argument("--filter", default="", help="only tests whose name contains this")
     parser.add_argument("--list", choices=SANITIZED, help="only print the programs that this preset must have")
     options = parser.parse_args()
