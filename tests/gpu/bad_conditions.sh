@@ -25,7 +25,7 @@ launch() { # name flags…
 port_of() { sed -n 's/^grpc=//p' "$work/$1.ports" 2>/dev/null; }
 await() { # seconds what pattern file
   local deadline=$((SECONDS + $1))
-  until grep -qE "$3" "$4" 2>/dev/null; do
+  until grep -qE -e "$3" "$4" 2>/dev/null; do
     ((SECONDS < deadline)) || { echo "$2: nothing after $1 s"; return 1; }
     sleep 0.02
   done
@@ -44,7 +44,7 @@ refused() { # name words command…
   local file=$work/refused.txt code ok=1
   timeout -k 1 40 "${@:3}" > "$file" 2>&1
   code=$?
-  ((code != 0 && code < 124)) && grep -qE "$2" "$file" && ok=0
+  ((code != 0 && code < 124)) && grep -qE -e "$2" "$file" && ok=0
   judge "$1 (exit status $code)" $ok "$file"
 }
 
@@ -53,8 +53,8 @@ refused "fewer GPUs than ranks" "GPU" env CUDA_VISIBLE_DEVICES=0 "${up[@]}" --mo
 refused "a GPU that there is not" "--gpu is $gpus" "${worker[@]}" --model="$demo" --gpu="$gpus"
 refused "a model that is too large" "too little memory.*--tensor_parallel" "${worker[@]}" --model="$work/70b" --load_format=dummy --dtype=bfloat16 --gpu_memory_wait_ms=0
 
-# Another process holds the GPU.
-launch holder --model="$demo" --gpu_memory_fraction=0.97
+# Another process holds the GPU: a model whose KV blocks take all that is left.
+launch holder --model="$work/7b" --load_format=dummy --gpu_memory_fraction=0.97
 if await 30 holder " ready " "$work/holder.log"; then
   refused "a GPU that is full" "too little memory" "${worker[@]}" --model="$work/7b" --load_format=dummy --gpu_memory_wait_ms=1000
 else
@@ -66,7 +66,7 @@ if ((gpus >= 2)); then
   # Two ranks that are not of one model.
   launch leader --model="$demo" --tensor_parallel=2
   await 30 leader "listening" "$work/leader.log"
-  refused "ranks with different models" "differ|another|other" "${worker[@]}" --model="$work/7b" --load_format=dummy \
+  refused "ranks with different models" "rank 1 has a model with fingerprint .*start all ranks alike" "${worker[@]}" --model="$work/7b" --load_format=dummy \
     --tensor_parallel=2 --rank=1 --gpu=1 --leader_address="127.0.0.1:$(port_of leader)"
   end_all
 

@@ -16,7 +16,6 @@
 namespace caravan {
 namespace {
 
-using testing::AllOf;
 using testing::HasSubstr;
 
 std::string GoldenFile(const std::string& name) {
