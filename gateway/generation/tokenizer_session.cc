@@ -14,6 +14,9 @@ namespace {
 constexpr std::chrono::milliseconds kFirstPause{50};
 constexpr std::chrono::milliseconds kLongestPause{1000};
 constexpr int kMaxBatchMessages = 512;
+constexpr size_t kMaxBatchBytes = 1 << 20;
+constexpr size_t kFrameBytes = 64;  // at most, of a message beside its ids
+constexpr size_t kIdBytes = 5;      // at most, of an id: a varint of 31 bits
 // As large as they are: callers bound what they ask.
 constexpr int kMaxAnswerBytes = std::numeric_limits<int>::max();
 
@@ -103,6 +106,7 @@ void TokenizerSession::ReconnectLater(const grpc::Status& status) {
 void TokenizerSession::OnClosed(const grpc::Status& status) {
   stream_ = nullptr;
   batch_.Clear();
+  batch_bytes_ = 0;
   std::vector<DecodeSequence*> sequences;
   for (const auto& [id, sequence] : sequences_) sequences.push_back(sequence);
   sequences_.clear();
@@ -136,14 +140,27 @@ void TokenizerSession::Append(const DecodeSequence& sequence) {
   SendAppend(sequence.id, last, last + 1);
 }
 
+size_t TokenizerSession::max_batch_bytes() const {
+  return std::min(kMaxBatchBytes, vocabulary_->bounds.max_message_bytes);
+}
+
 void TokenizerSession::SendAppend(uint64_t id, const int32_t* begin, const int32_t* end) {
-  v1::DecodeSessionRequest request;
-  request.mutable_append()->set_sequence(id);
-  request.mutable_append()->mutable_token_ids()->Add(begin, end);
-  Send(std::move(request));
+  const size_t room = max_batch_bytes() - std::min(max_batch_bytes(), kFrameBytes);
+  const ptrdiff_t most = static_cast<ptrdiff_t>(std::max<size_t>(1, room / kIdBytes));
+  while (begin != end) {
+    const int32_t* const next = begin + std::min(end - begin, most);
+    v1::DecodeSessionRequest request;
+    request.mutable_append()->set_sequence(id);
+    request.mutable_append()->mutable_token_ids()->Add(begin, next);
+    Send(std::move(request));
+    begin = next;
+  }
 }
 
 void TokenizerSession::Send(v1::DecodeSessionRequest message) {
+  const size_t bytes = message.ByteSizeLong() + kFrameBytes;
+  if (batch_bytes_ + bytes > max_batch_bytes()) Flush();
+  batch_bytes_ += bytes;
   if (batch_.batch().messages().empty()) {
     loop_->Post([self = self_] {
       if (*self != nullptr) (*self)->Flush();
@@ -155,6 +172,7 @@ void TokenizerSession::Send(v1::DecodeSessionRequest message) {
 
 void TokenizerSession::Flush() {
   v1::DecodeSessionRequest batch = std::exchange(batch_, {});
+  batch_bytes_ = 0;
   if (stream_ == nullptr || batch.batch().messages().empty()) return;
   if (batch.batch().messages_size() == 1) {
     v1::DecodeSessionRequest only = std::move(*batch.mutable_batch()->mutable_messages(0));

@@ -15,7 +15,8 @@
 namespace caravan {
 
 // Loop thread only. Connects, and again with growing pauses (50 ms to 1 s) whenever it breaks. What
-// one turn of the loop has for the tokenizer (a step of all sequences) leaves as one message.
+// one turn of the loop has for the tokenizer (a step of all sequences) leaves as one message, or as
+// several where that would be larger than the tokenizer takes.
 class TokenizerSession
     : private ClientStream<v1::DecodeSessionRequest, v1::DecodeSessionResponse>::Handler {
  public:
@@ -62,6 +63,7 @@ class TokenizerSession
   void OnMessage(v1::DecodeSessionResponse response) override;
   void OnClosed(const grpc::Status& status) override;
   void OnAnswer(v1::DecodeSessionResponse answer);
+  size_t max_batch_bytes() const;
   void SendAppend(uint64_t id, const int32_t* begin, const int32_t* end);
   void Send(v1::DecodeSessionRequest message);
   void Flush();
@@ -78,6 +80,7 @@ class TokenizerSession
   bool loss_logged_ = false;
   absl::flat_hash_map<uint64_t, DecodeSequence*> sequences_;
   v1::DecodeSessionRequest batch_;           // not sent yet
+  size_t batch_bytes_ = 0;                   // of batch_, at most
   std::shared_ptr<TokenizerSession*> self_;  // null inside once destroyed: for posted flushes
 };
 

@@ -273,6 +273,33 @@ TEST(Failure, OfATokenizerMovesItsSequencesToAnother) {
   }
 }
 
+// What sequences have so far is sent once more, as large as it is, in messages that are taken.
+TEST(Failure, OfADecodeSessionRepeatsLongSequencesInMessagesThatTheTokenizerTakes) {
+  constexpr int kTokens = 2000;
+  FakeWorker::Options options;
+  options.max_context_tokens = 1 << 20;
+  Cluster cluster({}, {options});
+  std::vector<std::unique_ptr<GenerateCall>> calls;
+  std::vector<uint64_t> keys;
+  std::string expected;
+  for (int i = 0; i < kTokens; ++i) expected += " the";
+  for (int i = 0; i < 4; ++i) {
+    calls.push_back(cluster.Generate(TextRequest("hi", 100000)));
+    keys.push_back(cluster.worker().AwaitSubmit().key());
+    cluster.worker().Emit(keys.back(), std::vector<int32_t>(kTokens, WordId(0)));
+    while (calls.back()->seen().text.size() < expected.size()) ASSERT_TRUE(calls.back()->Read());
+  }
+  cluster.tokenizer().BoundMessages(1000);  // all sequences have 16,000 bytes of ids
+  cluster.tokenizer().BreakSessions();
+  for (int i = 0; i < 4; ++i) {
+    cluster.worker().Emit(keys[i], {WordId(1)}, Finish::LENGTH);
+    const Seen& seen = calls[i]->ReadAll();
+    EXPECT_TRUE(seen.status.ok()) << seen.status.error_message();
+    EXPECT_EQ(seen.text, expected + " cat");
+  }
+  EXPECT_EQ(cluster.tokenizer().num_refused_messages(), 0);
+}
+
 TEST(Failure, ASlowReaderLosesItsRequestAndNobodyElse) {
   GatewayConfig config;
   config.output.max_buffered_tokens = 50;

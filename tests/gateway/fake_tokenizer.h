@@ -51,6 +51,9 @@ class FakeTokenizer : public v1::Tokenizer::Service {
     const std::lock_guard<std::mutex> lock(mutex_);
     for (grpc::ServerContext* context : sessions_) context->TryCancel();
   }
+  // From now on decode sessions end at a larger message, and GetVocabulary says so.
+  void BoundMessages(size_t bytes) { max_message_bytes_ = bytes; }
+  int num_refused_messages() const { return num_refused_messages_; }
   // The next calls of Encode fail.
   void RefuseEncodes(int count) { refused_encodes_ = count; }
   // Encode does not answer until released.
@@ -137,6 +140,7 @@ class FakeTokenizer : public v1::Tokenizer::Service {
       response->add_tokens(BytesOf(id, true));
     }
     response->set_fingerprint("fake");
+    response->set_max_message_bytes(static_cast<uint32_t>(max_message_bytes_));
     return grpc::Status::OK;
   }
 
@@ -178,6 +182,10 @@ class FakeTokenizer : public v1::Tokenizer::Service {
     Sequences sequences;
     v1::DecodeSessionRequest request;
     while (stream->Read(&request)) {
+      if (request.ByteSizeLong() > max_message_bytes_) {
+        ++num_refused_messages_;
+        break;
+      }
       v1::DecodeSessionResponse response;
       if (!request.has_batch()) {
         if (Answer(request, &sequences, &response)) stream->Write(response);
@@ -199,6 +207,8 @@ class FakeTokenizer : public v1::Tokenizer::Service {
   std::vector<grpc::ServerContext*> sessions_;
   std::string last_request_id_;
   std::atomic<bool> held_{false};
+  std::atomic<size_t> max_message_bytes_{16 << 20};
+  std::atomic<int> num_refused_messages_{0};
   std::atomic<int> refused_encodes_{0};
   std::atomic<int> num_encodes_{0};
   std::atomic<int> num_decodes_{0};
