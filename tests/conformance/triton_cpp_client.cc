@@ -60,7 +60,7 @@ std::string TextOf(const ModelInferResponse& response) {
 grpc::Status InferOnce(GRPCInferenceService::Stub* stub, const ModelInferRequest& request) {
   grpc::ClientContext context;
   ModelInferResponse response;
-  const grpc::Status status = stub->ModelInfer(&context, request, &response);
+  grpc::Status status = stub->ModelInfer(&context, request, &response);
   if (status.ok()) std::cout << TextOf(response) << '\n';
   return status;
 }

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <bit>
 #include <cstring>
 #include <map>
 #include <mutex>
@@ -83,7 +84,7 @@ int cuIpcCloseMemHandle(unsigned long long pointer) {
   const std::lock_guard<std::mutex> lock(mutex);
   const auto found = mappings.find(pointer);
   if (current == nullptr || found == mappings.end()) return kInvalidValue;
-  munmap(reinterpret_cast<void*>(pointer), found->second);
+  munmap(std::bit_cast<void*>(pointer), found->second);
   mappings.erase(found);
   return 0;
 }
@@ -97,12 +98,12 @@ int cuMemGetAddressRange_v2(unsigned long long* base, size_t* bytes, unsigned lo
 }
 int cuMemcpyDtoH_v2(void* to, unsigned long long from, size_t bytes) {
   if (current == nullptr) return kInvalidContext;
-  std::memcpy(to, reinterpret_cast<const void*>(from), bytes);
+  std::memcpy(to, std::bit_cast<const void*>(from), bytes);
   return 0;
 }
 int cuMemcpyHtoD_v2(unsigned long long to, const void* from, size_t bytes) {
   if (current == nullptr) return kInvalidContext;
-  std::memcpy(reinterpret_cast<void*>(to), from, bytes);
+  std::memcpy(std::bit_cast<void*>(to), from, bytes);
   return 0;
 }
 int cuGetErrorString(int error, const char** text) {
