@@ -210,7 +210,9 @@ void TokenizerService::DescribeVocabulary(bool include_tokens,
   for (int32_t id = 0; id < vocabulary.size(); ++id) {
     const Vocabulary::Token& token = vocabulary.tokens[id];
     if (token.special) response.add_special_token_ids(id);
-    if (include_tokens) response.add_tokens(token.bytes);
+    if (!include_tokens) continue;
+    response.add_tokens(token.bytes);
+    if (vocabulary.has_dummy_prefix && token.begins_word) response.add_word_token_ids(id);
   }
 }
 

@@ -20,6 +20,8 @@ struct Vocabulary {
   std::vector<int32_t> eos_token_ids;
   absl::flat_hash_set<int32_t> special_token_ids;
   std::vector<std::string> tokens;  // the bytes of each inside a text
+  // Their first byte, a space, is left out where they are the first that is shown.
+  absl::flat_hash_set<int32_t> word_token_ids;
   std::string fingerprint;
   TokenizerBounds bounds;
 };

@@ -206,7 +206,26 @@ void Generation::OnSnapshot(const v1::WorkerTokenEvent& event) {
   beam.logprobs.resize(std::min(same, beam.logprobs.size()));
   beam.logprobs.insert(beam.logprobs.end(), event.logprobs().begin(), event.logprobs().end());
   beam.cumulative_logprob = event.cumulative_logprob();
-  if (event.sample_index() + 1 == beams_.size() && sink_ != nullptr) sink_->OnBeams(beams_);
+  if (event.sample_index() + 1 == beams_.size() && sink_ != nullptr) ShowBeams();
+}
+
+void Generation::ShowBeams() {
+  BeamLook look;
+  look.beams = beams_;
+  look.echo = echo_;
+  // A beam that has ended is shorter than those that go on.
+  for (const BeamState& beam : beams_) {
+    look.steps = std::max(look.steps, static_cast<int32_t>(beam.token_ids.size()));
+  }
+  if (!request_.spec().output.no_text) {
+    if (!beam_texts_.has_value()) {
+      beam_texts_.emplace(request_.spec(), context_.tokenizer->vocabulary(), prompt_->token_ids);
+    }
+    if (const absl::Status status = beam_texts_->Decode(&look.beams); !status.ok()) {
+      return End(status);
+    }
+  }
+  sink_->OnBeams(std::move(look));
 }
 
 bool Generation::CanReroute() const { return !has_events_ && num_submits_ < kMaxAttempts; }

@@ -10,6 +10,7 @@
 
 #include "gateway/admission.h"
 #include "gateway/event_loop.h"
+#include "gateway/generation/beam_texts.h"
 #include "gateway/generation/output_sink.h"
 #include "gateway/generation/prompt_encoding.h"
 #include "gateway/generation/request.h"
@@ -75,6 +76,7 @@ class Generation : private WorkerEventHandler, private Sample::Owner {
   void OnWorkerEvent(const v1::WorkerTokenEvent& event) override;
   void OnWorkerLost(const absl::Status& why) override;
   void OnSnapshot(const v1::WorkerTokenEvent& event);
+  void ShowBeams();
   bool OnSampleChunk(OutputChunk chunk) override;
   void OnSampleEnded(SampleEnd end) override;
   void OnSampleFailed(const absl::Status& status) override;
@@ -109,7 +111,8 @@ class Generation : private WorkerEventHandler, private Sample::Owner {
   uint32_t num_submits_ = 0;
   bool has_events_ = false;
   std::vector<std::unique_ptr<Sample>> samples_;
-  std::vector<BeamState> beams_;  // at the last look
+  std::vector<BeamState> beams_;  // at the last look, without texts
+  std::optional<BeamTexts> beam_texts_;
   size_t num_ended_samples_ = 0;
   EndReason last_reason_ = EndReason::kError;
   std::chrono::steady_clock::time_point first_token_;

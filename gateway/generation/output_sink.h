@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -44,6 +45,14 @@ struct BeamState {
   std::vector<int32_t> token_ids;
   std::vector<float> logprobs;  // one a token, where asked for
   float cumulative_logprob = 0;
+  std::string text;  // whole characters; up to a stop string, as are the tokens
+};
+
+// All beams after one step of the search, the best first.
+struct BeamLook {
+  int32_t steps = 0;      // tokens of the longest
+  std::string_view echo;  // the prompt's text where asked for: stands before that of each beam
+  std::vector<BeamState> beams;
 };
 
 struct StartedInfo {
@@ -69,9 +78,8 @@ class OutputSink {
   // with that status.
   [[nodiscard]] virtual absl::Status OnChunk(OutputChunk chunk) = 0;
   virtual void OnSampleEnd(SampleEnd end) = 0;
-  // All beams after one step of the search, the best first; where asked for. A search that begins
-  // again, elsewhere, shows them again.
-  virtual void OnBeams(const std::vector<BeamState>& beams) {}
+  // Where asked for. A search that begins again, elsewhere, shows its beams again.
+  virtual void OnBeams(BeamLook look) {}
   // OK: every sample came to its own end. CANCELLED: by the client. Last.
   virtual void OnEnd(const absl::Status& status, InflightPlace place) = 0;
 };

@@ -28,6 +28,8 @@ class StopStringMatcher {
 
   // The end of the text: what was held back.
   std::string Flush();
+  // What Flush would give.
+  const std::string& held() const { return held_; }
 
   const std::string& stop_string(int index) const { return patterns_[index].text; }
 

@@ -30,6 +30,8 @@ std::shared_ptr<const Vocabulary> MakeVocabulary(const v1::GetVocabularyResponse
   vocabulary->special_token_ids.insert(response.special_token_ids().begin(),
                                        response.special_token_ids().end());
   vocabulary->tokens.assign(response.tokens().begin(), response.tokens().end());
+  vocabulary->word_token_ids.insert(response.word_token_ids().begin(),
+                                    response.word_token_ids().end());
   vocabulary->fingerprint = response.fingerprint();
   vocabulary->bounds = BoundsOf(response);
   return vocabulary;

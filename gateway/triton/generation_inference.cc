@@ -6,7 +6,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/status.h"
-#include "common/utf8.h"
 #include "gateway/triton/protocol/tensor_names.h"
 
 namespace caravan {
@@ -14,19 +13,8 @@ namespace {
 
 constexpr uint32_t kLongestSnapshotInterval = 1 << 20;    // beyond any context
 constexpr int64_t kMaxOutputElements = int64_t{1} << 25;  // of output_ids
-// Of looks at beams that a slow client has not taken: then the oldest go. A look has the whole text
-// of each beam.
+// Of looks at beams that a slow client has not taken: then the oldest go.
 constexpr size_t kMaxKeptBeamBytes = 4 << 20;
-
-size_t NumBytes(const BeamsAtStep& at) {
-  size_t bytes = 0;
-  for (const OutputSequence& beam : at.beams) {
-    bytes += beam.text.size() + beam.token_ids.size() * sizeof(int32_t) +
-             beam.log_probs.size() * sizeof(float) + beam.cum_log_probs.size() * sizeof(double) +
-             beam.text_ends.size() * sizeof(uint32_t);
-  }
-  return bytes;
-}
 
 }  // namespace
 
@@ -36,6 +24,8 @@ GenerationInference::GenerationInference(const InferContext* context, InferCall 
       parameters_(std::move(parameters)),
       output_(parameters_.beam_width, {parameters_.exclude_input, parameters_.delta}),
       beam_partials_(parameters_.rows.size(), parameters_.beam_width),
+      prompt_texts_(parameters_.rows.size()),
+      beam_output_(parameters_.beam_width, {parameters_.exclude_input, /*delta=*/false}),
       encoded_(request().request().arrival),
       started_(encoded_),
       last_token_(encoded_) {
@@ -206,6 +196,7 @@ absl::Status GenerationInference::Begin(std::vector<std::vector<int32_t>> prompt
     ASSIGN_OR_RETURN(std::vector<int32_t> prompt, PromptOf(row, std::move(prompts[row])));
     output_.AddRow({std::move(prompt), static_cast<int32_t>(parameters.stopping.max_tokens),
                     FillIdOf(parameters)});
+    if (shows_beams()) beam_output_.AddRow(output_.rows().back());
   }
   std::vector<ValidatedRequest> requests;
   for (size_t row = 0; row < prompts.size(); ++row) {
@@ -274,22 +265,25 @@ absl::Status GenerationInference::OnChunk(size_t row, const OutputChunk& chunk) 
   return absl::OkStatus();
 }
 
-void GenerationInference::OnBeams(size_t row, const std::vector<BeamState>& beams) {
+void GenerationInference::OnBeams(size_t row, BeamLook look) {
   if (ended()) return;
+  if (prompt_texts_[row].empty()) prompt_texts_[row] = look.echo;
   BeamsAtStep shown;
-  for (const BeamState& beam : beams) {
+  shown.steps = look.steps;
+  for (BeamState& beam : look.beams) {
     OutputSequence sequence;
-    sequence.token_ids = beam.token_ids;
+    sequence.ended = true;  // it shows all its text
+    sequence.lead = prompt_texts_[row];
+    sequence.text = std::move(beam.text);
+    sequence.token_ids = std::move(beam.token_ids);
     if (parameters_.return_log_probs) {
-      sequence.log_probs = beam.logprobs;
-      sequence.log_probs.resize(beam.token_ids.size());
-      sequence.cum_log_probs.resize(beam.token_ids.size());
-      if (!beam.token_ids.empty()) {
+      sequence.log_probs = std::move(beam.logprobs);
+      sequence.log_probs.resize(sequence.token_ids.size());
+      sequence.cum_log_probs.resize(sequence.token_ids.size());
+      if (!sequence.token_ids.empty()) {
         sequence.cum_log_probs.back() = double{beam.cumulative_logprob};
       }
     }
-    // A beam that has ended is shorter than those that go on.
-    shown.steps = std::max(shown.steps, static_cast<int32_t>(beam.token_ids.size()));
     shown.beams.push_back(std::move(sequence));
   }
   last_token_ = Clock::now();
@@ -326,67 +320,11 @@ void GenerationInference::PlanPartials() {
   last_planned_ = std::max(last_planned_, most);
 }
 
-// Their texts take a call of the tokenizer, one after the other.
 void GenerationInference::PlanBeams() {
-  while (tokenizer_call_ == nullptr) {
-    std::optional<BeamsAtStep> next = beam_partials_.Next(&output_);
-    if (!next.has_value()) return;
-    if (is_text()) {
-      DecodeBeams(*std::move(next));
-    } else {
-      KeepBeams(*std::move(next));
-    }
+  while (std::optional<BeamsAtStep> next = beam_partials_.Next(&output_)) {
+    num_beam_bytes_ += NumBytes(*next);
+    beams_.push_back(*std::move(next));
   }
-}
-
-// As postprocessing does: prompt and output together. Without the prompt, what it alone makes is
-// taken off.
-void GenerationInference::DecodeBeams(BeamsAtStep beams) {
-  v1::DecodeRequest decode;
-  const auto add = [&](size_t row, const std::vector<int32_t>& output) {
-    const std::vector<int32_t>& prompt = output_.rows()[row].prompt;
-    v1::DecodeInput* input = decode.add_inputs();
-    input->mutable_token_ids()->Add(prompt.begin(), prompt.end());
-    input->mutable_token_ids()->Add(output.begin(), output.end());
-    input->set_keep_special_tokens(!request().uses_newer_names());
-  };
-  for (size_t i = 0; i < beams.beams.size(); ++i) {
-    if (beams.beams[i].ended) continue;  // of a row that has ended: it has its text
-    const size_t row = i / parameters_.beam_width;
-    add(row, beams.beams[i].token_ids);
-    if (parameters_.exclude_input) add(row, {});
-  }
-  const InferRequest& call = request().request();
-  tokenizer_call_ = context().dispatcher->tokenizer().Decode(
-      {call.request_id, call.traceparent, call.deadline}, std::move(decode),
-      [this, beams = std::move(beams)](const absl::StatusOr<v1::DecodeResponse>& response) mutable {
-        OnBeamsDecoded(std::move(beams), response);
-      });
-}
-
-void GenerationInference::OnBeamsDecoded(BeamsAtStep beams,
-                                         const absl::StatusOr<v1::DecodeResponse>& response) {
-  tokenizer_call_ = nullptr;
-  if (!response.ok()) return Fail(response.status());
-  int next = 0;
-  for (OutputSequence& beam : beams.beams) {
-    if (beam.ended) continue;
-    if (next + (parameters_.exclude_input ? 2 : 1) > response->texts_size()) {
-      return Fail(absl::InternalError("the tokenizer did not answer for every beam"));
-    }
-    const std::string& whole = response->texts(next++);
-    const size_t before = parameters_.exclude_input ? response->texts(next++).size() : 0;
-    // An incomplete character at the end comes with the token that completes it.
-    Utf8Assembler().Append(whole.substr(std::min(before, whole.size())), beam.text);
-  }
-  KeepBeams(std::move(beams));
-  NotifySoon();
-}
-
-void GenerationInference::KeepBeams(BeamsAtStep beams) {
-  for (OutputSequence& beam : beams.beams) beam.ended = true;  // it shows all its text
-  num_beam_bytes_ += NumBytes(beams);
-  beams_.push_back(std::move(beams));
   while (num_beam_bytes_ > kMaxKeptBeamBytes && beams_.size() > 1) {
     num_beam_bytes_ -= NumBytes(beams_.front());
     beams_.pop_front();
@@ -397,7 +335,7 @@ void GenerationInference::Update() {
   if (ended() || rows_.empty()) return;
   PlanPartials();
   if (shows_beams()) PlanBeams();
-  if (num_rows_ended_ < rows_.size() || tokenizer_call_ != nullptr) return;
+  if (num_rows_ended_ < rows_.size()) return;
   final_ready_ = true;
   const InferRequest& call = request().request();
   const auto opted_in = call.parameters.find(kEnableEmptyFinalResponse);
@@ -483,12 +421,10 @@ absl::StatusOr<InferResponse> GenerationInference::Next() {
 }
 
 absl::StatusOr<InferResponse> GenerationInference::BuildBeams(BeamsAtStep beams) {
-  BatchOutput output(parameters_.beam_width, {parameters_.exclude_input, /*delta=*/false});
-  for (const OutputRow& row : output_.rows()) output.AddRow(row);
   for (size_t i = 0; i < beams.beams.size(); ++i) {
-    output.sequence(i) = std::move(beams.beams[i]);
+    beam_output_.sequence(i) = std::move(beams.beams[i]);
   }
-  return Build(&output, beams.steps);
+  return Build(&beam_output_, beams.steps);
 }
 
 absl::StatusOr<InferResponse> GenerationInference::Build(BatchOutput* output, int32_t steps) {

@@ -37,7 +37,7 @@ class GenerationInference : public InferenceBase {
     void OnStarted(const StartedInfo& started) override { owner_->OnRowStarted(); }
     absl::Status OnChunk(OutputChunk chunk) override { return owner_->OnChunk(row_, chunk); }
     void OnSampleEnd(SampleEnd end) override { owner_->OnSampleEnd(row_, end); }
-    void OnBeams(const std::vector<BeamState>& beams) override { owner_->OnBeams(row_, beams); }
+    void OnBeams(BeamLook look) override { owner_->OnBeams(row_, std::move(look)); }
     void OnEnd(const absl::Status& status, InflightPlace place) override {
       owner_->OnRowEnd(row_, status, std::move(place));
     }
@@ -68,7 +68,7 @@ class GenerationInference : public InferenceBase {
 
   void OnRowStarted();
   absl::Status OnChunk(size_t row, const OutputChunk& chunk);
-  void OnBeams(size_t row, const std::vector<BeamState>& beams);
+  void OnBeams(size_t row, BeamLook look);
   void OnSampleEnd(size_t row, const SampleEnd& end);
   void OnRowEnd(size_t row, const absl::Status& status, InflightPlace place);
   void Stop() override;
@@ -76,9 +76,6 @@ class GenerationInference : public InferenceBase {
   void Update() override;
   void PlanPartials();
   void PlanBeams();
-  void DecodeBeams(BeamsAtStep beams);
-  void OnBeamsDecoded(BeamsAtStep beams, const absl::StatusOr<v1::DecodeResponse>& response);
-  void KeepBeams(BeamsAtStep beams);
   absl::StatusOr<InferResponse> BuildBeams(BeamsAtStep beams);
   absl::StatusOr<InferResponse> Build(BatchOutput* output, int32_t steps);
   static InferOutput MakeOutput(BatchOutput* output, const std::string& name, int32_t steps,
@@ -101,9 +98,11 @@ class GenerationInference : public InferenceBase {
   int32_t last_planned_ = 0;      // steps of the newest partial response that was planned
   std::deque<int32_t> partials_;  // steps of those not taken yet
   BeamPartials beam_partials_;
-  std::deque<BeamsAtStep> beams_;  // with their texts; not taken yet
-  size_t num_beam_bytes_ = 0;      // of them
-  bool final_ready_ = false;       // the final response is planned, after the partials
+  std::vector<std::string> prompt_texts_;  // of rows: what leads the texts of beams
+  std::deque<BeamsAtStep> beams_;          // not taken yet
+  size_t num_beam_bytes_ = 0;              // of them
+  BatchOutput beam_output_;                // the one that is made into a response
+  bool final_ready_ = false;               // the final response is planned, after the partials
   bool empty_final_ready_ = false;
   bool any_taken_ = false;
   int32_t last_taken_ = 0;  // steps of the response before

@@ -2,6 +2,7 @@
 
 import json
 import queue
+import random
 import signal
 import socket
 import subprocess
@@ -117,7 +118,28 @@ def test_the_vocabulary_tells_what_a_gateway_needs(tokenizer, start_tokenizer, f
     again = start_tokenizer(folder).stub.GetVocabulary(protos.GetVocabularyRequest())
     other = start_tokenizer(make_folder("added_new", tmp_path)).stub.GetVocabulary(protos.GetVocabularyRequest())
     assert again.fingerprint == vocabulary.fingerprint != other.fingerprint
-    assert not again.tokens
+    assert not again.tokens and not again.word_token_ids
+
+
+@pytest.mark.parametrize("name", ["new", "legacy", "no_prefix", "added_new", "old_style", "unknown_new"])
+def test_the_vocabulary_tells_what_any_ids_decode_to(start_tokenizer, tmp_path, name):
+    """Gateways put texts together from it: they must be those of Decode, to the byte."""
+    stub = start_tokenizer(make_folder(name, tmp_path)).stub
+    vocabulary = stub.GetVocabulary(protos.GetVocabularyRequest(include_tokens=True))
+    special, words = set(vocabulary.special_token_ids), set(vocabulary.word_token_ids)
+    draw = random.Random(name)
+    request, expected = protos.DecodeRequest(), []
+    frequent = [*special, *draw.sample(sorted(words), 5)] if words else [*special]
+    for _ in range(2000):
+        ids = [draw.choice(frequent) if draw.random() < 0.3 else draw.randrange(vocabulary.size)
+               for _ in range(draw.randrange(12))]
+        keep = draw.random() < 0.5
+        request.inputs.add(token_ids=ids, keep_special_tokens=keep)
+        shown = [i for i in ids if keep or i not in special]
+        text = b"".join(vocabulary.tokens[i] for i in shown)
+        expected.append(text[1:] if shown and shown[0] in words else text)
+    assert list(stub.Decode(request).texts) == expected
+    assert not words or any(text.startswith(b" ") for text in expected), "a second space stays"
 
 
 def chat(stub, *turns, **options):

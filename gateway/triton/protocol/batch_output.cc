@@ -83,12 +83,18 @@ InferOutput BatchOutput::TokenIds(const std::string& name, int32_t steps, int32_
 InferOutput BatchOutput::Text(const std::string& name, int32_t steps, bool flat) {
   InferOutput output = Make(name, DataType::kBytes);
   if (flat) output.shape = {static_cast<int64_t>(sequences_.size())};
-  if (sequences_.size() == 1) output.data.reserve(sequences_[0].text.size() + sizeof(uint32_t));
+  size_t most = 0;
+  for (const OutputSequence& sequence : sequences_) {
+    const size_t from = view_.delta ? sequence.text_sent : 0;
+    most += sizeof(uint32_t) + sequence.lead.size() + sequence.text.size() - from;
+  }
+  output.data.reserve(most);
   for (OutputSequence& sequence : sequences_) {
     const size_t from = view_.delta ? sequence.text_sent : 0;
     const size_t end = std::max(from, TextEnd(sequence, steps));
     sequence.text_sent = end;
-    AppendBytes(std::string_view(sequence.text).substr(from, end - from), &output.data);
+    AppendElement(static_cast<uint32_t>(sequence.lead.size() + end - from), &output.data);
+    output.data.append(sequence.lead).append(sequence.text, from, end - from);
   }
   return output;
 }

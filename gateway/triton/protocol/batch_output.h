@@ -16,6 +16,7 @@ struct OutputSequence {
   std::vector<int32_t> token_ids;     // generated
   std::vector<float> log_probs;       // one a token, where asked for
   std::vector<double> cum_log_probs;  // their running sum, over the whole vocabulary
+  std::string_view lead;              // stands before `text`, and is kept by someone else
   std::string text;                 // whole characters; begins with the prompt's where it is shown
   std::vector<uint32_t> text_ends;  // bytes of `text` after each token
   size_t text_sent = 0;             // with delta: bytes in earlier responses

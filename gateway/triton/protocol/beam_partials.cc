@@ -6,28 +6,32 @@
 namespace caravan {
 namespace {
 
-constexpr size_t kMaxKeptTokens = 1 << 18;  // of all rows
+constexpr size_t kMaxKeptBytes = 4 << 20;  // of all rows
 
 }  // namespace
 
-size_t NumTokens(const BeamsAtStep& at) {
-  size_t tokens = 0;
-  for (const OutputSequence& beam : at.beams) tokens += beam.token_ids.size();
-  return tokens;
+size_t NumBytes(const BeamsAtStep& at) {
+  size_t bytes = 0;
+  for (const OutputSequence& beam : at.beams) {
+    bytes += beam.text.size() + beam.token_ids.size() * sizeof(int32_t) +
+             beam.log_probs.size() * sizeof(float) + beam.cum_log_probs.size() * sizeof(double) +
+             beam.text_ends.size() * sizeof(uint32_t);
+  }
+  return bytes;
 }
 
 void BeamPartials::Add(size_t row, BeamsAtStep shown) {
   Row& kept = rows_[row];
   if (shown.steps <= kept.last_steps) return;
   kept.last_steps = shown.steps;
-  kept.num_tokens += NumTokens(shown);
+  kept.num_bytes += NumBytes(shown);
   kept.shown.push_back(std::move(shown));
-  while (kept.num_tokens > kMaxKeptTokens / rows_.size() && kept.shown.size() > 1)
-    DropOldest(&kept);
+  const size_t most = kMaxKeptBytes / rows_.size();
+  while (kept.num_bytes > most && kept.shown.size() > 1) DropOldest(&kept);
 }
 
 void BeamPartials::DropOldest(Row* row) const {
-  row->num_tokens -= NumTokens(row->shown.front());
+  row->num_bytes -= NumBytes(row->shown.front());
   row->shown.pop_front();
 }
 
@@ -56,14 +60,14 @@ std::optional<BeamsAtStep> BeamPartials::Next(BatchOutput* output) {
   all.steps = steps;
   for (size_t row = 0; row < rows_.size(); ++row) {
     Row& kept = rows_[row];
-    const size_t tokens = kept.shown.empty() ? 0 : NumTokens(kept.shown.front());
+    const size_t bytes = kept.shown.empty() ? 0 : NumBytes(kept.shown.front());
     for (size_t beam = 0; beam < beam_width_; ++beam) {
       all.beams.push_back(kept.shown.empty() ? output->sequence(row * beam_width_ + beam)
                                              : std::move(kept.shown.front().beams[beam]));
     }
     if (kept.shown.empty()) continue;
     kept.shown.pop_front();
-    kept.num_tokens -= tokens;
+    kept.num_bytes -= bytes;
   }
   return all;
 }

@@ -18,8 +18,8 @@ struct BeamsAtStep {
   std::vector<OutputSequence> beams;
 };
 
-// Tokens of all of them.
-size_t NumTokens(const BeamsAtStep& at);
+// Of all of them, without what leads their texts.
+size_t NumBytes(const BeamsAtStep& at);
 
 // Keeps what rows have shown until each has shown as much. Not thread-safe.
 class BeamPartials {
@@ -37,7 +37,7 @@ class BeamPartials {
  private:
   struct Row {
     std::deque<BeamsAtStep> shown;
-    size_t num_tokens = 0;  // of them
+    size_t num_bytes = 0;  // of them
     int32_t last_steps = 0;
   };
 

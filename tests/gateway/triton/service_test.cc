@@ -125,6 +125,7 @@ TEST_F(TritonTest, BeamsAreShownAsTheyStand) {
   EXPECT_THAT(TextsOf(response.infer_response()), ElementsAre("<s>abcx12345", "<s>abcx1234"));
   EXPECT_EQ(ElementAt<uint32_t>(RawOf(response.infer_response(), "sequence_length"), 1), 10u);
   EXPECT_FALSE(IsFinal(response));
+  EXPECT_EQ(cluster_.tokenizer().num_decodes(), 1) << "the prompt is decoded once";
   for (uint32_t beam = 0; beam < 2; ++beam) {
     v1::WorkerTokenEvent end = LookAt(submit.key(), beam, 0, ByteIds(beam == 0 ? "best" : "next"));
     end.set_snapshot(false);
@@ -134,6 +135,40 @@ TEST_F(TritonTest, BeamsAreShownAsTheyStand) {
   const ModelStreamInferResponse last = stream.Read();
   EXPECT_TRUE(IsFinal(last));
   EXPECT_THAT(TextsOf(last.infer_response()), ElementsAre("<s>abcbest", "<s>abcnext"));
+}
+
+// "END" ends inside a token of the first beam; the second beam ends before it is complete.
+TEST_F(TritonTest, BeamsAreShownUpToAStopWord) {
+  ModelInferRequest request = EnsembleRequest({"abc"}, {20});
+  request.clear_inputs();
+  request.clear_raw_input_contents();
+  AddInput("INPUT_0", "BYTES", 1, Texts({"abc"}), &request);
+  AddInput("INPUT_1", "UINT32", 1, Pack<uint32_t>({20}), &request);
+  AddInput("INPUT_2", "BYTES", 1, Texts({""}), &request);
+  AddInput("INPUT_3", "BYTES", 1, Texts({"END"}), &request);
+  AddInput("beam_width", "UINT32", 1, Pack<uint32_t>({2}), &request);
+  AddInput("exclude_input_in_output", "BOOL", 1, std::string(1, '\1'), &request);
+  Stream stream(stub_.get());
+  stream.stream->Write(request);
+  const uint64_t key = cluster_.worker().AwaitSubmit().key();
+  const std::vector<int32_t> stopped = {WordId(1), WordId(4), WordId(5), WordId(0), WordId(0)};
+  const std::vector<int32_t> going_on = {WordId(1), WordId(1), WordId(1), WordId(1), WordId(4)};
+  const auto show = [&](bool as_end) {
+    for (uint32_t beam = 0; beam < 2; ++beam) {
+      v1::WorkerTokenEvent event = LookAt(key, beam, 0, beam == 0 ? stopped : going_on);
+      event.set_snapshot(!as_end);
+      if (as_end) event.set_finish(v1::WorkerTokenEvent::LENGTH);
+      cluster_.worker().Send(event);
+    }
+    const ModelStreamInferResponse response = stream.Read();
+    EXPECT_EQ(IsFinal(response), as_end);
+    EXPECT_THAT(TextsOf(response.infer_response()), ElementsAre(" catEND", " cat cat cat catE"));
+    const std::string lengths = RawOf(response.infer_response(), "sequence_length");
+    EXPECT_EQ(ElementAt<uint32_t>(lengths, 0), 3u);
+    EXPECT_EQ(ElementAt<uint32_t>(lengths, 1), 5u);
+  };
+  show(/*as_end=*/false);
+  show(/*as_end=*/true);  // the same
 }
 
 TEST_F(TritonTest, ALookAtBeamsWithAGapEndsTheRequest) {
@@ -315,24 +350,26 @@ TEST_F(SlowReaderTest, AClientThatTakesNothingIsCutOff) {
   EXPECT_EQ(stream.stream->Finish().error_code(), grpc::StatusCode::CANCELLED);
 }
 
-// A look at beams has their whole texts: 80 kB here.
+// A look at beams has the tokens and texts of all: 200 kB here.
 TEST_F(LongContextTest, LooksAtBeamsThatNobodyTakesAreBoundedByTheirBytes) {
-  constexpr int kLooks = 120;
+  constexpr uint32_t kTokens = 20000;  // of a beam at the first look
+  constexpr uint32_t kLooks = 120;
   const auto slow = SlowStub(cluster_.gateway().port());
   Stream stream(slow.get());
-  ModelInferRequest request = EnsembleRequest({std::string(40000, 'a')}, {kLooks + 1});
+  ModelInferRequest request = EnsembleRequest({"abc"}, {kTokens + kLooks});
   AddInput("beam_width", "UINT32", 1, Pack<uint32_t>({2}), &request);
   (*request.mutable_parameters())["stream_interval"].set_int64_param(1);
   stream.stream->Write(request);
   const uint64_t key = cluster_.worker().AwaitSubmit().key();
-  for (uint32_t step = 0; step < kLooks; ++step) {
+  for (uint32_t look = 0; look < kLooks; ++look) {
     for (uint32_t beam = 0; beam < 2; ++beam) {
-      cluster_.worker().Send(LookAt(key, beam, step, ByteIds("x")));
+      const std::string text(look == 0 ? kTokens : 1, 'x');
+      const uint32_t same = look == 0 ? 0 : kTokens + look - 1;
+      cluster_.worker().Send(LookAt(key, beam, same, ByteIds(text)));
     }
-    Cluster::Await([&] { return cluster_.tokenizer().num_decodes() > static_cast<int>(step); });
   }
   for (uint32_t beam = 0; beam < 2; ++beam) {
-    v1::WorkerTokenEvent end = LookAt(key, beam, 0, ByteIds(std::string(kLooks + 1, 'y')));
+    v1::WorkerTokenEvent end = LookAt(key, beam, 0, ByteIds(std::string(kTokens + kLooks, 'y')));
     end.set_snapshot(false);
     end.set_finish(v1::WorkerTokenEvent::LENGTH);
     cluster_.worker().Send(end);
@@ -348,8 +385,8 @@ TEST_F(LongContextTest, LooksAtBeamsThatNobodyTakesAreBoundedByTheirBytes) {
     longest = length;
     ++num_responses;
   } while (!IsFinal(response));
-  EXPECT_GT(num_responses, 40);      // 4 MiB of looks
-  EXPECT_LT(num_responses, kLooks);  // not all
+  EXPECT_GT(num_responses, 15);  // 4 MiB of looks
+  EXPECT_LT(num_responses, 60);
 }
 
 }  // namespace

@@ -65,6 +65,16 @@ TEST(BatchOutput, ShowsAnEarlierStep) {
   EXPECT_EQ(ElementAt<float>(output.CumLogProbs("cum_log_probs", 2).data, 0), -2);
 }
 
+TEST(BatchOutput, PutsWhatLeadsATextBeforeIt) {
+  BatchOutput output = TwoRows();
+  const std::string prompt = "prompt, ";
+  output.sequence(0).lead = prompt;
+  const InferOutput text = output.Text("OUTPUT_0", 2, true);
+  EXPECT_EQ(UnpackBytes(text.data)[0], "prompt, aa");
+  EXPECT_EQ(UnpackBytes(output.Text("OUTPUT_0", 0, true).data)[0], "prompt, ");
+  EXPECT_EQ(UnpackBytes(text.data).size(), 2u);
+}
+
 TEST(BatchOutput, DeltaHasEachTokenAndTextOnce) {
   BatchOutput output = TwoRows({/*exclude_input=*/false, /*delta=*/true});
   EXPECT_EQ(Ids(output.TokenIds("output_ids", 1, 0, true)),
