@@ -33,7 +33,8 @@ struct AdmissionLimits {
 // where 2 is what the heap adds, 16 KiB one message, and 2 MiB the 64 messages on their way. Of a
 // request at Triton's doors, and of beams, its whole output is kept instead, whatever the buffer's
 // bounds: about 32 bytes for each token of each row and beam; and of a stream that shows beams as
-// they stand 4 MiB of looks (or one look), and what rows have shown beyond others, 2^18 tokens.
+// they stand 16 bytes more, 4 MiB of looks (or one look), 4 MiB of what rows have shown beyond
+// others (or one look of each), and the prompts with their texts once more.
 // tests/cluster/slow_readers_test.py measures it.
 struct OutputLimits {
   int max_buffered_tokens = 4096;    // of one request

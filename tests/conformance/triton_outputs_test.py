@@ -4,9 +4,10 @@ import dataclasses
 
 import numpy as np
 import pytest
+import tritonclient.grpc as triton_grpc
 
 from helpers import fastertransformer_reference as reference
-from helpers.cluster import DEMO_MODEL
+from helpers.cluster import DEMO_MODEL, Cluster
 from helpers.triton import Stream, column, ensemble_inputs, outputs_of, tensor, transformer_inputs
 
 TOLERANCE = 2e-3  # of log probabilities: float32 against float64 through eight layers
@@ -186,6 +187,45 @@ def test_partial_beams(triton, triton_cluster, golden_answers, name, changes):
             assert outputs["output_ids"].shape == (2, 3, padded + 24)
             assert outputs["output_ids"][:, :, :length].tolist() == expected["output_ids"].tolist()
             assert (outputs["output_ids"][:, :, length:] == 2).all()
+
+
+def test_partial_beams_are_whole_decodings():
+    """Random weights: most tokens are pieces of words, and some are bytes that never become a character."""
+    options = dict(beam_width=8, temperature=3.0, repetition_penalty=1.3, beam_search_diversity_rate=2.0)
+    prompts = ["Once upon a time", "naïve 世界 \U0001f999\n"]
+    changed, incomplete = 0, 0
+    with Cluster(DEMO_MODEL, worker_flags=["--load_format=dummy"]) as cluster:
+        client = triton_grpc.InferenceServerClient(cluster.gateway.address)
+
+        def ids_of(prompt):
+            return client.infer("preprocessing", [column("QUERY", [prompt.encode()], "BYTES"), column(
+                "REQUEST_OUTPUT_LEN", [1], np.uint32)]).as_numpy("INPUT_ID")[0].tolist()
+
+        def looks(name, inputs):
+            with Stream(cluster.gateway.address) as stream:
+                stream.send(name, inputs, parameters={"stream_interval": 1})
+                return [outputs_of(result) for result in stream.collect()]
+
+        ids = [ids_of(prompt) for prompt in prompts]
+        padding = [[[max(map(len, ids)) - len(prompt)]] for prompt in ids]
+        ids_at = looks("fastertransformer", transformer_inputs(ids, 60, **options))
+        texts_at = looks("ensemble", ensemble_inputs(prompts, 60, **options))
+        assert len(ids_at) == len(texts_at) == 60
+        last = None
+        for shown, texts in zip(ids_at, texts_at):
+            assert texts["sequence_length"].tolist() == shown["sequence_length"].tolist()
+            tokens = shown["output_ids"]
+            wholes = client.infer("postprocessing", [
+                tensor("TOKENS_BATCH", tokens, np.uint32),
+                tensor("sequence_length", shown["sequence_length"] - np.array(padding)[:, 0], np.uint32)])
+            for whole, text in zip(wholes.as_numpy("OUTPUT").flatten(), texts["OUTPUT_0"]):
+                whole, text = whole.decode(), text.decode()
+                assert whole == text or whole == text + "\ufffd", "a character is shown when it is complete"
+                incomplete += whole != text
+            length = int(shown["sequence_length"].max()) - 1
+            changed += last is not None and (tokens[1, :, :length] != last[1, :, :length]).any()
+            last = tokens
+    assert changed > 10 and incomplete > 10, "beams took the place of others, and ended within characters"
 
 
 def test_partial_beams_without_the_prompt(triton, triton_cluster):

@@ -153,8 +153,9 @@ ENGINE = {
         "k, p and the seed of draws are ignored": of("tensors", "values_that_mean_the_same[beam_width--]"),
         "temperature, repetition_penalty and min_length come before": of("outputs", "beams") + of(
             "beam_search", "parameters_shape_the_search_as_in_the_reference"),
-        "partial responses with the beams as they stand": of("outputs", "partial_beams") + cc(
-            "BeamPartialsTest.ComeWhenAllRowsHaveShownAsMuch", "BeamPartialsTest.ARowThatHasEndedShowsItsEnd"),
+        "partial responses with the beams as they stand": of(
+            "outputs", "partial_beams", "partial_beams_are_whole_decodings") + cc(
+            "TritonTest.BeamsAreShownUpToAStopWord", "BeamPartialsTest.ComeWhenAllRowsHaveShownAsMuch", "BeamPartialsTest.ARowThatHasEndedShowsItsEnd"),
         "a beam that ends keeps its slot, all beams are returned": of(
             "outputs", "beams_end_where_the_end_token_is_likely"),
         "rows with values of their own": of("outputs", "beams_of_several_rows"),

@@ -152,6 +152,21 @@ TEST_F(BeamTextsTest, AreWholeDecodingsHoweverBeamsChange) {
   }
 }
 
+// As a sample's text: what the prompt began belongs to the token that completes it.
+TEST_F(BeamTextsTest, ACharacterThatThePromptBegan) {
+  const std::string bytes = "x\xf0\x9f\x98\x80";
+  for (size_t in_prompt = 1; in_prompt <= bytes.size(); ++in_prompt) {
+    std::vector<int32_t> ids;
+    for (const char byte : bytes) ids.push_back(3 + static_cast<unsigned char>(byte));
+    const auto middle = ids.begin() + static_cast<ptrdiff_t>(in_prompt);
+    BeamTexts texts(RequestSpec(), vocabulary_, {ids.begin(), middle});
+    std::vector<BeamState> shown(1);
+    shown[0].token_ids.assign(middle, ids.end());
+    ASSERT_TRUE(texts.Decode(&shown).ok());
+    EXPECT_EQ(shown[0].text, in_prompt == bytes.size() ? "" : bytes.substr(1));
+  }
+}
+
 TEST_F(BeamTextsTest, AnIdThatTheTokenizerLacksIsAnError) {
   BeamTexts texts(RequestSpec(), vocabulary_, {1});
   for (const int32_t id : {vocabulary_->size, -1}) {
