@@ -79,7 +79,7 @@ class OutputSink {
   [[nodiscard]] virtual absl::Status OnChunk(OutputChunk chunk) = 0;
   virtual void OnSampleEnd(SampleEnd end) = 0;
   // Where asked for. A search that begins again, elsewhere, shows its beams again.
-  virtual void OnBeams(BeamLook look) {}
+  virtual void OnBeams(BeamLook&& look) {}
   // OK: every sample came to its own end. CANCELLED: by the client. Last.
   virtual void OnEnd(const absl::Status& status, InflightPlace place) = 0;
 };

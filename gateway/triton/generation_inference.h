@@ -37,7 +37,7 @@ class GenerationInference : public InferenceBase {
     void OnStarted(const StartedInfo& started) override { owner_->OnRowStarted(); }
     absl::Status OnChunk(OutputChunk chunk) override { return owner_->OnChunk(row_, chunk); }
     void OnSampleEnd(SampleEnd end) override { owner_->OnSampleEnd(row_, end); }
-    void OnBeams(BeamLook look) override { owner_->OnBeams(row_, std::move(look)); }
+    void OnBeams(BeamLook&& look) override { owner_->OnBeams(row_, std::move(look)); }
     void OnEnd(const absl::Status& status, InflightPlace place) override {
       owner_->OnRowEnd(row_, status, std::move(place));
     }
