@@ -13,12 +13,18 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "common/regular_file.h"
 #include "common/status.h"
 
 namespace caravan {
 namespace {
 
 bool IsReadable(const std::string& path) { return access(path.c_str(), R_OK) == 0; }
+
+bool IsFolder(const std::string& path) {
+  struct stat info = {};
+  return stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
+}
 
 struct SocketAddress {
   sockaddr_storage storage = {};
@@ -75,17 +81,18 @@ absl::Status CheckModelFolder(const std::string& model) {
     return absl::InvalidArgumentError(
         "which model? --model takes a folder in the layout of Hugging Face, such as models/demo");
   }
-  struct stat info {};
-  if (stat(model.c_str(), &info) != 0) {
+  ASSIGN_OR_RETURN(const bool exists, PathExists(model));
+  if (!exists) {
     return absl::NotFoundError(
-        absl::StrCat("there is no model folder ", model, ": ", std::strerror(errno)));
+        absl::StrCat("there is no model folder ", model, ": ", std::strerror(ENOENT)));
   }
-  if (!S_ISDIR(info.st_mode)) {
+  if (!IsFolder(model)) {
     return absl::InvalidArgumentError(absl::StrCat(
         model, " is a file; --model takes the folder that holds config.json and the weights"));
   }
-  if (IsReadable(model + "/config.json") || IsReadable(model + "/config.ini")) {
-    return absl::OkStatus();
+  for (const char* name : {"/config.json", "/config.ini"}) {
+    RETURN_IF_ERROR(PathExists(model + name).status());
+    if (IsReadable(model + name)) return absl::OkStatus();
   }
   return absl::NotFoundError(absl::StrCat(
       model, " is no model folder: it has no config.json that can be read (", std::strerror(errno),
@@ -93,9 +100,9 @@ absl::Status CheckModelFolder(const std::string& model) {
 }
 
 absl::Status CheckTokenizerFolder(const std::string& tokenizer, const std::string& model) {
-  struct stat info {};
   if (!tokenizer.empty()) {
-    if (stat(tokenizer.c_str(), &info) == 0 && S_ISDIR(info.st_mode)) return absl::OkStatus();
+    RETURN_IF_ERROR(PathExists(tokenizer).status());
+    if (IsFolder(tokenizer)) return absl::OkStatus();
     return absl::NotFoundError(absl::StrCat("there is no tokenizer folder ", tokenizer));
   }
   if (IsReadable(model + "/config.json") || IsReadable(model + "/tokenizer.model")) {

@@ -132,7 +132,6 @@ class Parameters {
 absl::StatusOr<std::string> FindCheckpoint(const std::filesystem::path& model,
                                            const inference::ModelConfig& config) {
   std::string path = Parameters(config).Text("model_checkpoint_path");
-  std::error_code error;
   if (path.empty()) {
     int64_t latest = -1;
     ASSIGN_OR_RETURN(const std::vector<std::filesystem::path> entries, EntriesOf(model));
@@ -145,7 +144,8 @@ absl::StatusOr<std::string> FindCheckpoint(const std::filesystem::path& model,
     path = (model / std::to_string(latest) / config.default_model_filename()).string();
   }
   for (const char* file : {"config.ini", "config.json"}) {
-    if (std::filesystem::exists(std::filesystem::path(path) / file, error)) return path;
+    ASSIGN_OR_RETURN(const bool exists, PathExists(absl::StrCat(path, "/", file)));
+    if (exists) return path;
   }
   return absl::NotFoundError(absl::StrCat(
       config.name(), "/config.pbtxt: model_checkpoint_path ", path,

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <climits>
 #include <cstdio>
 #include <cstring>
 
@@ -17,15 +18,39 @@ absl::Status NotRegular(const std::string& path) {
   return absl::InvalidArgumentError(absl::StrCat(path, " is not a regular file"));
 }
 
+bool IsAbsent(int error) { return error == ENOENT || error == ENOTDIR; }
+
+// What is wrong with the symbolic link at `path`, if one is there and can't be followed: `error` is
+// what came of it.
+absl::Status CheckLink(const std::string& path, int error) {
+  char target[PATH_MAX];
+  const ssize_t length = readlink(path.c_str(), target, sizeof(target));
+  if (length < 0 || (!IsAbsent(error) && error != ELOOP)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      path, " is a symbolic link to ", std::string(target, static_cast<size_t>(length)),
+      error == ELOOP ? ", which leads in a circle" : ", which leads nowhere"));
+}
+
 }  // namespace
+
+absl::StatusOr<bool> PathExists(const std::string& path) {
+  struct stat info = {};
+  if (stat(path.c_str(), &info) == 0) return true;
+  const int error = errno;
+  RETURN_IF_ERROR(CheckLink(path, error));
+  if (IsAbsent(error)) return false;
+  return absl::PermissionDeniedError(
+      absl::StrCat("can't examine ", path, ": ", std::strerror(error)));
+}
 
 absl::StatusOr<int> OpenRegularFile(const std::string& path) {
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0) {
     if (errno == ENXIO) return NotRegular(path);  // a socket
-    const std::string message = absl::StrCat("can't open ", path, ": ", std::strerror(errno));
-    const bool absent = errno == ENOENT || errno == ENOTDIR;
-    return absent ? absl::NotFoundError(message) : absl::PermissionDeniedError(message);
+    const int error = errno;
+    RETURN_IF_ERROR(CheckLink(path, error));
+    const std::string message = absl::StrCat("can't open ", path, ": ", std::strerror(error));
+    return IsAbsent(error) ? absl::NotFoundError(message) : absl::PermissionDeniedError(message);
   }
   struct stat info = {};
   if (fstat(fd, &info) == 0 && S_ISREG(info.st_mode)) return fd;

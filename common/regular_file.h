@@ -8,8 +8,13 @@
 
 namespace caravan {
 
+// Whether something lies there. INVALID_ARGUMENT for a symbolic link that leads nowhere or in a
+// circle: whoever made it meant a file. PERMISSION_DENIED where it can't be told.
+absl::StatusOr<bool> PathExists(const std::string& path);
+
 // Opens a file for reading; the caller closes it. NOT_FOUND where there is none, INVALID_ARGUMENT
-// where it is not a regular file: at once for a FIFO too, which would wait for a writer.
+// where it is not a regular file (at once for a FIFO too, which would wait for a writer) or a link
+// as above.
 absl::StatusOr<int> OpenRegularFile(const std::string& path);
 
 // All of its bytes. INVALID_ARGUMENT where it has more than `max_bytes`.

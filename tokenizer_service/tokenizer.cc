@@ -2,6 +2,7 @@
 
 #include <filesystem>
 
+#include "common/regular_file.h"
 #include "common/status.h"
 #include "tokenizer_service/sentencepiece_tokenizer.h"
 
@@ -42,10 +43,10 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::string& fold
   if (!std::filesystem::is_directory(folder, error)) {
     return absl::NotFoundError(absl::StrCat("model folder ", folder, " does not exist"));
   }
-  if (std::filesystem::exists(folder + "/tokenizer.model", error)) {
-    return SentencePieceTokenizer::Load(folder);
-  }
-  if (std::filesystem::exists(folder + "/tokenizer.json", error)) {
+  ASSIGN_OR_RETURN(const bool has_sentencepiece, PathExists(folder + "/tokenizer.model"));
+  if (has_sentencepiece) return SentencePieceTokenizer::Load(folder);
+  ASSIGN_OR_RETURN(const bool has_bpe, PathExists(folder + "/tokenizer.json"));
+  if (has_bpe) {
     return absl::UnimplementedError(absl::StrCat(
         folder,
         " has a tokenizer.json but no tokenizer.model: Caravan reads SentencePiece "

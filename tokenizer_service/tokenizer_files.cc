@@ -1,6 +1,5 @@
 #include "tokenizer_service/tokenizer_files.h"
 
-#include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -38,8 +37,8 @@ struct File {
 absl::StatusOr<File> ReadObject(const std::string& folder, const char* name) {
   File file;
   file.path = folder + "/" + name;
-  std::error_code error;
-  if (!std::filesystem::exists(file.path, error)) return file;
+  ASSIGN_OR_RETURN(const bool exists, PathExists(file.path));
+  if (!exists) return file;
   ASSIGN_OR_RETURN(std::string text, ReadFile(file.path));
   file.json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (file.json.is_discarded()) return absl::InvalidArgumentError(file.path + ": not valid JSON");
@@ -235,8 +234,8 @@ absl::Status ReadGenerationConfig(const File& file, TokenizerFiles& files) {
 absl::Status ReadChatTemplate(const std::string& folder, const File& config,
                               TokenizerFiles& files) {
   std::string path = folder + "/chat_template.jinja";
-  std::error_code error;
-  if (std::filesystem::exists(path, error)) {
+  ASSIGN_OR_RETURN(const bool has_file, PathExists(path));
+  if (has_file) {
     ASSIGN_OR_RETURN(files.chat_template, ReadFile(path));
     return absl::OkStatus();
   }

@@ -125,6 +125,34 @@ def index_is_a_fifo(folder):
     os.mkfifo(folder / "model.safetensors.index.json")
 
 
+def link(path, target):
+    path.unlink(missing_ok=True)
+    path.symlink_to(target)
+
+
+def config_link_leads_nowhere(folder):
+    link(folder / "config.json", "blobs/nowhere")
+
+
+def generation_config_link_leads_nowhere(folder):
+    link(folder / "generation_config.json", "blobs/nowhere")
+
+
+def weights_link_leads_nowhere(folder):
+    link(folder / "model.safetensors", "blobs/nowhere")
+
+
+def shard_link_leads_nowhere(folder):
+    (folder / "model.safetensors").unlink()
+    replace(folder / "model.safetensors.index.json", json.dumps({"weight_map": {"lm_head.weight": "one.safetensors"}}))
+    link(folder / "one.safetensors", "blobs/nowhere")
+
+
+def index_link_leads_in_a_circle(folder):
+    (folder / "model.safetensors").unlink()
+    link(folder / "model.safetensors.index.json", "model.safetensors.index.json")
+
+
 # What is done to the folder → words of the sentence.
 DAMAGES = {
     no_config: ["config.json"],
@@ -144,6 +172,11 @@ DAMAGES = {
     missing_tensor: ["model.norm.weight"],
     weights_are_a_fifo: ["model.safetensors is not a regular file"],
     index_is_a_fifo: ["model.safetensors.index.json is not a regular file"],
+    config_link_leads_nowhere: ["/config.json is a symbolic link to blobs/nowhere, which leads nowhere"],
+    generation_config_link_leads_nowhere: ["/generation_config.json is a symbolic link to blobs/nowhere"],
+    weights_link_leads_nowhere: ["/model.safetensors is a symbolic link to blobs/nowhere, which leads nowhere"],
+    shard_link_leads_nowhere: ["/one.safetensors is a symbolic link to blobs/nowhere, which leads nowhere"],
+    index_link_leads_in_a_circle: ["model.safetensors.index.json is a symbolic link", "which leads in a circle"],
 }
 
 
@@ -168,7 +201,7 @@ def test_the_worker_names_what_is_wrong_with_the_model(damage, tmp_path):
 
 
 @pytest.mark.parametrize("damage", [no_config, unknown_architecture, truncated_weights, missing_tensor,
-                                    weights_are_a_fifo],
+                                    weights_are_a_fifo, config_link_leads_nowhere, weights_link_leads_nowhere],
                          ids=lambda damage: damage.__name__)
 def test_up_says_it_and_ends(damage, tmp_path):
     folder = copy_of(DEMO_MODEL, tmp_path / "model")
@@ -201,6 +234,17 @@ def test_the_tokenizer_refuses_a_fifo_at_once(file, tmp_path):
     os.mkfifo(folder / file)
     check(run(PROGRAMS / "caravan_tokenizer", f"--model={folder}", "--listen_address=127.0.0.1:0"),
           [f"{file} is not a regular file"])
+
+
+# The demo's own tokenizer_config.json lists all added tokens, and then the older files are not read.
+@pytest.mark.parametrize("file", ["tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
+                                  "added_tokens.json", "generation_config.json", "chat_template.jinja"])
+def test_the_tokenizer_takes_no_link_that_leads_nowhere_for_an_absent_file(file, tmp_path):
+    folder = copy_of(DEMO_MODEL, tmp_path / "model")
+    replace(folder / "tokenizer_config.json", "{}")
+    link(folder / file, "blobs/nowhere")
+    check(run(PROGRAMS / "caravan_tokenizer", f"--model={folder}", "--listen_address=127.0.0.1:0"),
+          [f"/{file} is a symbolic link to blobs/nowhere, which leads nowhere"])
 
 
 def test_a_vocabulary_that_disagrees_with_the_tokenizer_is_told(tmp_path):

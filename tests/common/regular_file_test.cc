@@ -75,5 +75,36 @@ TEST_F(RegularFileTest, RefusesASocket) {
   close(fd);
 }
 
+TEST_F(RegularFileTest, PathExistsTellsWhatLiesThere) {
+  EXPECT_EQ(*PathExists(path_), false);
+  EXPECT_EQ(*PathExists(path_ + "/below"), false);
+  std::ofstream(path_) << "x";
+  EXPECT_EQ(*PathExists(path_), true);
+  EXPECT_EQ(*PathExists(path_ + "/below"), false);  // not a folder
+  EXPECT_EQ(*PathExists("/"), true);
+  const absl::Status status = PathExists("/" + std::string(5000, 'x')).status();
+  EXPECT_TRUE(absl::IsPermissionDenied(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("File name too long"));
+}
+
+// One took it for a file that is not there, and a model was served without it.
+TEST_F(RegularFileTest, ALinkThatCanNotBeFollowedIsNotAbsent) {
+  const auto expect = [this](const std::string& message) {
+    for (const absl::Status& status :
+         {PathExists(path_).status(), OpenRegularFile(path_).status()}) {
+      EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+      EXPECT_EQ(status.message(), absl::StrCat(path_, " is a symbolic link to ", message));
+    }
+  };
+  std::filesystem::create_symlink("nowhere/to/be_seen", path_);
+  expect("nowhere/to/be_seen, which leads nowhere");
+  std::filesystem::remove(path_);
+  std::filesystem::create_symlink(path_, path_);
+  expect(absl::StrCat(path_, ", which leads in a circle"));
+  std::filesystem::remove(path_);
+  std::filesystem::create_symlink("/", path_);
+  EXPECT_EQ(*PathExists(path_), true);
+}
+
 }  // namespace
 }  // namespace caravan

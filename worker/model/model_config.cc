@@ -280,9 +280,8 @@ absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& folder) {
   const std::string path = folder + "/config.json";
   const absl::StatusOr<std::string> text = ReadRegularFile(path, kMaxConfigBytes);
   if (absl::IsNotFound(text.status())) {
-    if (std::filesystem::exists(folder + "/config.ini", error)) {
-      return LoadFasterTransformerConfig(folder);
-    }
+    ASSIGN_OR_RETURN(const bool is_fastertransformer, PathExists(folder + "/config.ini"));
+    if (is_fastertransformer) return LoadFasterTransformerConfig(folder);
     return absl::NotFoundError(
         absl::StrCat("model folder ", folder, " has neither config.json nor config.ini"));
   }

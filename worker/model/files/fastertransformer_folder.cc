@@ -2,7 +2,6 @@
 
 #include <charconv>
 #include <cmath>
-#include <filesystem>
 #include <map>
 
 #include "absl/strings/ascii.h"
@@ -172,8 +171,8 @@ absl::Status FasterTransformerFolder::CheckLayers() const {
   const std::string next = absl::StrCat("model.layers.", config_.num_layer, ".");
   for (const char* file :
        {"input_layernorm.weight.bin", "attention.query_key_value.weight.0.bin"}) {
-    std::error_code error;
-    if (!std::filesystem::exists(absl::StrCat(path_, "/", next, file), error)) continue;
+    ASSIGN_OR_RETURN(const bool exists, PathExists(absl::StrCat(path_, "/", next, file)));
+    if (!exists) continue;
     return absl::InvalidArgumentError(
         absl::StrCat(path_, "/config.ini: [", kSection, "] num_layer is ", config_.num_layer,
                      ", and the folder has more layers: ", next, file,
@@ -183,13 +182,13 @@ absl::Status FasterTransformerFolder::CheckLayers() const {
 }
 
 absl::Status FasterTransformerFolder::CountRanks() {
-  const auto exists = [this](int32_t rank) {
-    std::error_code error;
-    return std::filesystem::exists(
-        absl::StrCat(path_, "/model.layers.0.attention.query_key_value.weight.", rank, ".bin"),
-        error);
-  };
-  while (ranks_ < kMaxRanks && exists(ranks_)) ++ranks_;
+  for (; ranks_ < kMaxRanks; ++ranks_) {
+    ASSIGN_OR_RETURN(
+        const bool exists,
+        PathExists(absl::StrCat(path_, "/model.layers.0.attention.query_key_value.weight.", ranks_,
+                                ".bin")));
+    if (!exists) break;
+  }
   if (ranks_ == 0) {
     return absl::NotFoundError(
         absl::StrCat(path_, ": has no model.layers.0.attention.query_key_value.weight.0.bin"));

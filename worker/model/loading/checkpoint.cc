@@ -79,24 +79,25 @@ void AddRows(const TensorInfo& tensor, Fingerprint* fingerprint) {
 
 absl::StatusOr<Checkpoint> Checkpoint::Open(const std::string& folder) {
   Checkpoint checkpoint;
-  std::error_code error;
   for (const char* name : {kSafetensorsFile, kTorchFile}) {
     checkpoint.description_ = absl::StrCat(folder, "/", name);
-    if (std::filesystem::exists(checkpoint.description_, error)) {
+    ASSIGN_OR_RETURN(const bool is_whole, PathExists(checkpoint.description_));
+    if (is_whole) {
       ASSIGN_OR_RETURN(auto file, OpenFile(checkpoint.description_));
       RETURN_IF_ERROR(checkpoint.Add(std::move(file)));
       return checkpoint;
     }
     const std::string index = absl::StrCat(name, kIndexSuffix);
     checkpoint.description_ = absl::StrCat(folder, "/", index);
-    if (std::filesystem::exists(checkpoint.description_, error)) {
+    ASSIGN_OR_RETURN(const bool is_sharded, PathExists(checkpoint.description_));
+    if (is_sharded) {
       RETURN_IF_ERROR(checkpoint.OpenShards(folder, index));
       return checkpoint;
     }
   }
-  if (!std::filesystem::exists(absl::StrCat(folder, "/", kFasterTransformerFile), error)) {
-    return NoWeights(folder);
-  }
+  ASSIGN_OR_RETURN(const bool is_fastertransformer,
+                   PathExists(absl::StrCat(folder, "/", kFasterTransformerFile)));
+  if (!is_fastertransformer) return NoWeights(folder);
   checkpoint.description_ = folder;
   ASSIGN_OR_RETURN(auto file, FasterTransformerFolder::Open(folder));
   RETURN_IF_ERROR(checkpoint.Add(std::move(file)));
