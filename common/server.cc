@@ -1,5 +1,6 @@
 #include "common/server.h"
 
+#include <grpc/grpc.h>
 #include <grpc/support/log.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/health_check_service_interface.h>
@@ -8,6 +9,7 @@
 #include <grpcpp/impl/server_initializer.h>
 #include <sys/random.h>
 
+#include <future>
 #include <mutex>
 #include <utility>
 
@@ -133,6 +135,20 @@ void GrpcServer::SetServing(bool serving) {
 void GrpcServer::Shutdown(absl::Time deadline) {
   if (server_ == nullptr) return;
   server_->Shutdown(absl::ToChronoTime(deadline));
+  server_ = nullptr;
+}
+
+void GrpcServer::Shutdown(absl::Time deadline, absl::FunctionRef<void()> await_calls) {
+  if (server_ == nullptr) return;
+  // Clients that read at all have said by then that they know of the end.
+  constexpr std::chrono::milliseconds kGoodbyeTime(500);
+  const std::future<void> ended = std::async(
+      std::launch::async, [this, deadline] { server_->Shutdown(absl::ToChronoTime(deadline)); });
+  await_calls();
+  if (ended.wait_for(kGoodbyeTime) == std::future_status::timeout) {
+    grpc_server_cancel_all_calls(server_->c_server());
+  }
+  ended.wait();
   server_ = nullptr;
 }
 

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -52,6 +53,10 @@ class GrpcServer {
 
   // No new calls; waits until the running ones ended, cancels what is left at the deadline.
   void Shutdown(absl::Time deadline);
+  // The same for services that know when their calls have ended: `await_calls` returns then, or at
+  // the deadline. gRPC by itself waits for connections too, for 20 s where a client that has no
+  // call reads nothing, and for those who watch health for ever.
+  void Shutdown(absl::Time deadline, absl::FunctionRef<void()> await_calls);
 
  private:
   GrpcServer() = default;

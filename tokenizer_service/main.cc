@@ -52,7 +52,8 @@ absl::Status Serve(const TokenizerConfig& config, ShutdownSignal& signal) {
   signal.ExitOnNext();
   server->SetServing(false);
   service.Drain();
-  server->Shutdown(absl::Now() + absl::Milliseconds(config.drain_timeout_ms));
+  const absl::Time deadline = absl::Now() + absl::Milliseconds(config.drain_timeout_ms);
+  server->Shutdown(deadline, [&service, deadline] { service.AwaitCalls(deadline); });
   LogInfo("stopped");
   return absl::OkStatus();
 }

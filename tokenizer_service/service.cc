@@ -34,15 +34,25 @@ TokenizerService::TokenizerService(const Tokenizer* tokenizer,
       long_requests_(limits.long_request_threads, limits.max_waiting_long_requests) {}
 
 void TokenizerService::Drain() {
-  std::lock_guard lock(sessions_mutex_);
+  std::lock_guard lock(calls_mutex_);
   is_draining_ = true;
   for (DecodeSessionReactor* session : sessions_) session->Drain();
+}
+
+void TokenizerService::AwaitCalls(absl::Time deadline) {
+  std::unique_lock lock(calls_mutex_);
+  calls_ended_.wait_until(lock, absl::ToChronoTime(deadline),
+                          [this] { return sessions_.empty() && num_unary_calls_ == 0; });
 }
 
 grpc::ServerUnaryReactor* TokenizerService::Run(grpc::CallbackServerContext* context, Rpc rpc,
                                                 size_t request_bytes, Handler handler) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  auto finish = [=, begin = absl::Now()](const absl::Status& status) {
+  {
+    std::lock_guard lock(calls_mutex_);
+    ++num_unary_calls_;
+  }
+  auto finish = [=, this, begin = absl::Now()](const absl::Status& status) {
     double seconds = absl::ToDoubleSeconds(absl::Now() - begin);
     rpc.metrics->seconds.Observe(seconds);
     (status.ok() ? rpc.metrics->finished : rpc.metrics->refused).Increment();
@@ -53,6 +63,9 @@ grpc::ServerUnaryReactor* TokenizerService::Run(grpc::CallbackServerContext* con
                           {"ms", seconds * 1e3},
                           {"status", ToString(status)}});
     reactor->Finish(ToGrpcStatus(status));
+    std::lock_guard lock(calls_mutex_);
+    --num_unary_calls_;
+    calls_ended_.notify_all();
   };
   if (request_bytes <= static_cast<size_t>(limits_.long_request_bytes)) {
     finish(handler());
@@ -103,11 +116,12 @@ grpc::ServerUnaryReactor* TokenizerService::GetVocabulary(grpc::CallbackServerCo
 
 grpc::ServerBidiReactor<v1::DecodeSessionRequest, v1::DecodeSessionResponse>*
 TokenizerService::DecodeSession(grpc::CallbackServerContext* context) {
-  std::lock_guard lock(sessions_mutex_);
+  std::lock_guard lock(calls_mutex_);
   auto* session = new DecodeSessionReactor(&tokenizer_->vocabulary(), limits_, metrics_,
                                            [this](DecodeSessionReactor* done) {
-                                             std::lock_guard lock(sessions_mutex_);
+                                             std::lock_guard lock(calls_mutex_);
                                              sessions_.erase(done);
+                                             calls_ended_.notify_all();
                                            });
   sessions_.insert(session);
   if (is_draining_) session->Drain();

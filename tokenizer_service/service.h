@@ -3,6 +3,7 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <condition_variable>
 #include <functional>
 #include <mutex>
 #include <optional>
@@ -11,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "caravan/v1/tokenizer.grpc.pb.h"
 #include "tokenizer_service/chat_template.h"
 #include "tokenizer_service/config.h"
@@ -32,6 +34,8 @@ class TokenizerService final : public v1::Tokenizer::CallbackService {
 
   // Decode sessions end as soon as they have no open sequence.
   void Drain();
+  // Blocks until no call is left, or until the deadline.
+  void AwaitCalls(absl::Time deadline);
 
   grpc::ServerUnaryReactor* Encode(grpc::CallbackServerContext* context,
                                    const v1::EncodeRequest* request,
@@ -68,8 +72,10 @@ class TokenizerService final : public v1::Tokenizer::CallbackService {
   const absl::StatusOr<ChatFormat> chat_format_;
   const TokenizerLimits limits_;
   TokenizerMetrics* metrics_;
-  std::mutex sessions_mutex_;
-  std::unordered_set<DecodeSessionReactor*> sessions_;  // under sessions_mutex_, as is_draining_
+  std::mutex calls_mutex_;  // guards what follows
+  std::condition_variable calls_ended_;
+  std::unordered_set<DecodeSessionReactor*> sessions_;
+  int num_unary_calls_ = 0;
   bool is_draining_ = false;
   WorkPool long_requests_;
 };

@@ -286,6 +286,17 @@ def test_sigterm_lets_open_sequences_finish(tokenizer):
     assert "stopped" in tokenizer.log.read_text()
 
 
+# A Python client without a call reads nothing, and gRPC waited 20 s for it to answer a ping.
+def test_clients_without_a_call_do_not_delay_the_end(tokenizer):
+    encode(tokenizer.stub, "the")
+    watching = health_pb2_grpc.HealthStub(grpc.insecure_channel(f"127.0.0.1:{tokenizer.port}")).Watch(
+        health_pb2.HealthCheckRequest())
+    assert next(watching).status == health_pb2.HealthCheckResponse.SERVING
+    tokenizer.process.send_signal(signal.SIGTERM)
+    assert next(watching).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert tokenizer.process.wait(10) == 0
+
+
 def test_sequences_that_never_close_delay_the_end_by_the_drain_timeout(start_tokenizer, folder):
     process = start_tokenizer(folder, "--drain_timeout_ms=200")
     session = Session(process.stub)
