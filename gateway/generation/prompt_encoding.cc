@@ -58,9 +58,10 @@ absl::Status CheckBadWordTokens(const EncodedPrompt& prompt) {
   size_t tokens = 0;
   for (const std::vector<int32_t>& word : prompt.bad_words) tokens += word.size();
   if (tokens <= kMaxTokensOfBadWords) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("sampling.bad_words and bad_token_ids have ",
-                                                 tokens, " tokens together; at most ",
-                                                 kMaxTokensOfBadWords, " are allowed"));
+  // Behind a colon: the names of one tensor may take the place of these two.
+  return absl::InvalidArgumentError(absl::StrCat("sampling.bad_words and bad_token_ids: ", tokens,
+                                                 " tokens in all; at most ", kMaxTokensOfBadWords,
+                                                 " are allowed"));
 }
 
 }  // namespace

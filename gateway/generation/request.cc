@@ -156,9 +156,12 @@ absl::Status CheckPrompt(const RequestSpec& spec, const ServedModel& model) {
 }
 
 absl::Status CheckBadWords(const RequestSpec::Sampling& sampling, const ServedModel& model) {
-  RETURN_IF_ERROR(CheckCount("sampling.bad_words and bad_token_ids together",
-                             sampling.bad_words.size() + sampling.bad_token_ids.size(),
-                             kMaxBadWords));
+  const size_t words = sampling.bad_words.size() + sampling.bad_token_ids.size();
+  if (words > kMaxBadWords) {
+    // Behind a colon: the name of one tensor may take the place of these two.
+    return Invalid("sampling.bad_words and bad_token_ids: ", words, " entries in all; at most ",
+                   kMaxBadWords, " are allowed");
+  }
   for (size_t i = 0; i < sampling.bad_words.size(); ++i) {
     const std::string field = absl::StrCat("sampling.bad_words[", i, "]");
     if (sampling.bad_words[i].empty()) return Invalid(field, " is empty");

@@ -107,7 +107,7 @@ def test_a_text_above_the_default_limits_is_no_overload(triton):
     ({"prompt": PROMPT, "sampling": {"bad_token_ids": [pb.TokenIds(ids=[80] * 1025)]}},
      "sampling.bad_token_ids[0] has 1025 tokens; at most 1024 are allowed"),
     ({"prompt": PROMPT, "sampling": {"bad_token_ids": [pb.TokenIds(ids=[n, *[80] * 1000]) for n in range(5)]}},
-     "sampling.bad_words and bad_token_ids have 5005 tokens together; at most 4096 are allowed"),
+     "sampling.bad_words and bad_token_ids: 5005 tokens in all; at most 4096 are allowed"),
 ], ids=["prompt", "bad_words", "bad_token_ids", "together"])
 def test_the_native_api_names_its_own_fields(small, fields, words):
     with failing_with(grpc.StatusCode.INVALID_ARGUMENT, words):

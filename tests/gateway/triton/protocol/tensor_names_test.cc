@@ -52,8 +52,8 @@ TEST(NameTensors, NumbersWords) {
             "bad_words_list of row 2: word 12 is empty");
   EXPECT_EQ(Named(IdsRequest(), "stopping.stop_token_sequences[0] has 300 entries"),
             "stop_words_list of row 2: word 0 has 300 entries");
-  EXPECT_EQ(Named(NewerRequest(), "sampling.bad_words and bad_token_ids have 5000 tokens together"),
-            "bad_words of row 2 have 5000 tokens together");
+  EXPECT_EQ(Named(NewerRequest(), "sampling.bad_words and bad_token_ids: 5000 tokens in all"),
+            "bad_words of row 2: 5000 tokens in all");
 }
 
 TEST(NameTensors, NamesTheOtherFieldsToo) {
