@@ -95,12 +95,15 @@ int Gateway::Drain() {
           {{"lameduck_ms", config_.lameduck_ms}, {"drain_timeout_ms", config_.drain_timeout_ms}});
   std::this_thread::sleep_for(std::chrono::milliseconds(config_.lameduck_ms));
   if (http_server_ != nullptr) http_server_->Drain();
+  const absl::Time deadline = absl::Now() + absl::Milliseconds(config_.drain_timeout_ms);
   const auto idle = std::make_shared<std::promise<void>>();
   loop_.Run([this, idle] {
     native_->GoAway("the gateway is draining", static_cast<uint32_t>(config_.drain_timeout_ms));
     dispatcher_->Drain([idle] { idle->set_value(); });
   });
-  idle->get_future().wait_for(std::chrono::milliseconds(config_.drain_timeout_ms));
+  idle->get_future().wait_until(absl::ToChronoTime(deadline));
+  // What has left the generations may still wait for a client that reads slowly.
+  const int num_answers = http_server_ == nullptr ? 0 : http_server_->AwaitAnswers(deadline);
   int num_left = 0;
   loop_.Run([this, &num_left] { num_left = static_cast<int>(dispatcher_->num_unfinished()); });
   loop_.Run([this] {
@@ -109,6 +112,7 @@ int Gateway::Drain() {
   });
   ShutdownServers(absl::Now() +
                   std::min(absl::Seconds(2), absl::Milliseconds(config_.drain_timeout_ms)));
+  num_left = std::max(num_left, num_answers);
   LogInfo("drained", {{"requests_cut_off", num_left}});
   return num_left;
 }

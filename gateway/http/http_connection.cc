@@ -310,8 +310,19 @@ void HttpConnection::SendContinue() {
   socket_.write_some(asio::buffer(std::string_view("HTTP/1.1 100 Continue\r\n\r\n")), ignored);
 }
 
-void HttpConnection::EndRequest() {
+void HttpConnection::BeginAnswer() {
   phase_ = Phase::kAnswer;
+  const std::lock_guard<std::mutex> lock(server_->mutex);
+  ++server_->num_answers;
+}
+
+void HttpConnection::LeaveAnswer() {
+  const std::lock_guard<std::mutex> lock(server_->mutex);
+  if (--server_->num_answers == 0) server_->answers_ended.notify_all();
+}
+
+void HttpConnection::EndRequest() {
+  BeginAnswer();
   SetDeadline(Clock::time_point::max());
   keep_alive_ = parser_->keep_alive();
   is_http_1_0_ = parser_->is_http_1_0();
@@ -333,7 +344,7 @@ void HttpConnection::EndRequest() {
 }
 
 void HttpConnection::FailRequest(int status, const std::string& text) {
-  phase_ = Phase::kAnswer;
+  BeginAnswer();
   keep_alive_ = false;
   is_http_1_0_ = false;
   SendResponse(server_->handler->MakeError(status, text), ContentCoding::kIdentity);
@@ -428,6 +439,7 @@ void HttpConnection::OnWritten(size_t num_bytes, bool failed) {
 }
 
 void HttpConnection::EndAnswer() {
+  LeaveAnswer();
   if (exchange_ != nullptr) std::exchange(exchange_, nullptr)->Leave(/*complete=*/true);
   for (std::string& part : output_) part = std::string();
   streaming_ = false;
@@ -452,6 +464,7 @@ void HttpConnection::Linger() {
 
 void HttpConnection::Close() {
   if (phase_ == Phase::kClosed) return;
+  if (phase_ == Phase::kAnswer) LeaveAnswer();
   phase_ = Phase::kClosed;
   ErrorCode ignored;
   socket_.close(ignored);

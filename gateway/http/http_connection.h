@@ -47,7 +47,9 @@ struct HttpServerState {
 
   std::mutex mutex;
   std::condition_variable none_left;
-  std::unordered_set<HttpConnection*> connections;  // guarded by mutex
+  std::unordered_set<HttpConnection*> connections;  // guarded by mutex, as num_answers
+  std::condition_variable answers_ended;
+  int num_answers = 0;  // connections that are at one
 };
 
 // Lives on the thread of its io_context: everything here but the exchange's calls happens there.
@@ -92,6 +94,8 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
 
   void Write();
   void OnWritten(size_t num_bytes, bool failed);
+  void BeginAnswer();
+  void LeaveAnswer();  // it is out, or never will be
   void EndAnswer();
   void Linger();
   void Close();

@@ -158,6 +158,13 @@ void HttpServer::Drain() {
   for (const auto& connection : impl_->Connections()) connection->PostDrain();
 }
 
+int HttpServer::AwaitAnswers(absl::Time deadline) {
+  std::unique_lock<std::mutex> lock(impl_->state->mutex);
+  impl_->state->answers_ended.wait_until(lock, absl::ToChronoTime(deadline),
+                                         [this] { return impl_->state->num_answers == 0; });
+  return impl_->state->num_answers;
+}
+
 void HttpServer::Shutdown(absl::Time deadline) {
   if (impl_->threads.empty()) return;
   impl_->StopAccepting();

@@ -28,6 +28,9 @@ class HttpServer {
   // Connections close after the answer they are at, idle ones at once, new ones after their first;
   // the port stays open until Shutdown, for clients that have not noticed.
   void Drain();
+  // Waits until no request is being answered, to the last byte that the system takes, or until
+  // `deadline`: how many still are. After Drain each connection has at most one.
+  int AwaitAnswers(absl::Time deadline);
   // Closes the port, waits until all connections have ended, or until `deadline`, and cuts the
   // rest. Returns when no handler runs any more. Exchanges may outlive it.
   void Shutdown(absl::Time deadline);

@@ -1,6 +1,9 @@
 """Processes that die, stop or are told to go: requests end with UNAVAILABLE at worst, and the cluster serves again."""
 
+import json
 import signal
+import socket
+import subprocess
 import threading
 
 import grpc
@@ -135,6 +138,33 @@ def test_sigterm_lets_the_gateways_requests_finish():
         assert len(result.token_ids) == 300
         assert result.finished.reason == pb.Finished.LENGTH
         assert cluster.gateway.wait() == 0
+
+
+# What the HTTP server had for its client was cut off after two seconds.
+@LIMIT
+def test_sigterm_waits_for_a_client_that_reads_an_http_answer_slowly():
+    rows = 512
+    body = json.dumps({"inputs": [
+        {"name": "QUERY", "shape": [rows, 1], "datatype": "BYTES", "data": ["ab " * 5000] * rows},
+        {"name": "REQUEST_OUTPUT_LEN", "shape": [rows, 1], "datatype": "UINT32", "data": [1] * rows}]}).encode()
+    with Cluster(gateway_flags=["--lameduck_ms=0", "--drain_timeout_ms=60000"]) as cluster, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(60)
+        client.connect(("127.0.0.1", cluster.gateway.ports["http"]))
+        client.sendall(b"POST /v2/models/preprocessing/infer HTTP/1.1\r\nHost: x\r\n"
+                       b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+        assert client.recv(1, socket.MSG_PEEK), "the answer begins"
+        cluster.gateway.signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            cluster.gateway.wait(4)
+        answer = bytearray()
+        while piece := client.recv(1 << 20):
+            answer += piece
+        head, text = answer.split(b"\r\n\r\n", 1)
+        assert len(text) > 8 << 20, "more than the system takes at once"
+        assert f"Content-Length: {len(text)}".encode() in head and json.loads(text)
+        assert cluster.gateway.wait() == 0
+        assert "requests_cut_off=0" in cluster.gateway.log
 
 
 @LIMIT

@@ -393,6 +393,33 @@ TEST(HttpServer, DrainsAndThenCuts) {
   stuck_exchange->Respond({});  // nobody is there: nothing happens
 }
 
+// Draining gave an answer that a client reads slowly two seconds, however long a drain might take.
+TEST(HttpServer, AwaitsTheLastByteOfAnAnswer) {
+  EchoServer echo;
+  EXPECT_EQ(echo.server().AwaitAnswers(absl::InfinitePast()), 0);
+  RawHttpClient idle(echo.port());
+  EXPECT_EQ(idle.Ask(Post("/echo", "")).status, 200);
+  RawHttpClient slow(echo.port(), /*receive_bytes=*/4096);
+  slow.Send(Post("/wait", ""));
+  HttpResponse answer;
+  answer.body = std::string(32 << 20, 'x');
+  echo.Next()->Respond(answer);
+  echo.server().Drain();
+  EXPECT_EQ(echo.server().AwaitAnswers(absl::Now() + absl::Milliseconds(50)), 1);
+  std::atomic<int> left = -1;
+  std::thread drain([&] { left = echo.server().AwaitAnswers(absl::InfiniteFuture()); });
+  EXPECT_EQ(slow.Read().body, answer.body);
+  drain.join();
+  EXPECT_EQ(left, 0);
+  // Nobody waits for a client that has left, nor for one that has asked nothing.
+  RawHttpClient gone(echo.port());
+  gone.Send(Post("/wait", ""));
+  const auto exchange = echo.Next();
+  const RawHttpClient silent(echo.port());
+  gone.Close();
+  EXPECT_EQ(echo.server().AwaitAnswers(absl::InfiniteFuture()), 0);
+}
+
 TEST(HttpServer, APortInUseIsAnErrorThatNamesIt) {
   EchoServer echo;
   HttpServerOptions options;
