@@ -79,6 +79,24 @@ void InitLogFromFlags(const std::string& service) {
   InitLog(options);
 }
 
+absl::Status CheckIn(const char* flag, int64_t value, int64_t least, int64_t most) {
+  if (value >= least && value <= most) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("--", flag, " is ", value, "; it must be from ", least, " to ", most));
+}
+
+absl::Status CheckOneOf(const char* flag, const std::string& value,
+                        std::initializer_list<const char*> choices) {
+  std::string all;
+  for (const char* const& choice : choices) {
+    if (value == choice) return absl::OkStatus();
+    const bool is_last = &choice == choices.end() - 1;
+    absl::StrAppend(&all, all.empty() ? "" : is_last ? " or " : ", ", choice);
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("--", flag, " is '", value, "'; it must be ", all));
+}
+
 absl::Status CheckAddress(std::string_view flag, const std::string& address) {
   const size_t colon = address.rfind(':');
   int port = -1;

@@ -2,6 +2,8 @@
 // through --tryfromenv.
 #pragma once
 
+#include <cstdint>
+#include <initializer_list>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -23,6 +25,11 @@ void LogFlags();
 
 // Flags that every service has: --log_level debug|info|warning|error, --log_json.
 void InitLogFromFlags(const std::string& service);
+
+// What a flag's value must be, or INVALID_ARGUMENT naming `flag`, the value, and what it may be.
+absl::Status CheckIn(const char* flag, int64_t value, int64_t least, int64_t most);
+absl::Status CheckOneOf(const char* flag, const std::string& value,
+                        std::initializer_list<const char*> choices);
 
 // host:port with a port from 0 to 65535, or INVALID_ARGUMENT naming `flag`.
 absl::Status CheckAddress(std::string_view flag, const std::string& address);

@@ -43,6 +43,19 @@ absl::StatusOr<bool> PathExists(const std::string& path) {
       absl::StrCat("can't examine ", path, ": ", std::strerror(error)));
 }
 
+absl::Status CheckWritableFile(const std::string& path) {
+  ASSIGN_OR_RETURN(const bool exists, PathExists(path));
+  struct stat info = {};
+  if (exists && stat(path.c_str(), &info) == 0 && !S_ISREG(info.st_mode)) return NotRegular(path);
+  const size_t slash = path.rfind('/');
+  const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);
+  if (access(exists ? path.c_str() : folder.c_str(), W_OK) == 0) return absl::OkStatus();
+  const int error = errno;
+  const std::string what =
+      exists ? absl::StrCat("can't write ", path) : absl::StrCat("can't make a file in ", folder);
+  return absl::PermissionDeniedError(absl::StrCat(what, ": ", std::strerror(error)));
+}
+
 absl::StatusOr<int> OpenRegularFile(const std::string& path) {
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0) {

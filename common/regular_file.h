@@ -12,6 +12,10 @@ namespace caravan {
 // circle: whoever made it meant a file. PERMISSION_DENIED where it can't be told.
 absl::StatusOr<bool> PathExists(const std::string& path);
 
+// Whether a regular file can be written at `path`, which may be absent: else INVALID_ARGUMENT or
+// PERMISSION_DENIED say why. To write into a FIFO blocks until somebody reads.
+absl::Status CheckWritableFile(const std::string& path);
+
 // Opens a file for reading; the caller closes it. NOT_FOUND where there is none, INVALID_ARGUMENT
 // where it is not a regular file (at once for a FIFO too, which would wait for a writer) or a link
 // as above.

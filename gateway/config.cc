@@ -2,6 +2,7 @@
 
 #include "absl/flags/flag.h"
 #include "common/flags.h"
+#include "common/regular_file.h"
 #include "common/status.h"
 
 using caravan::GatewayConfig;
@@ -91,12 +92,14 @@ ABSL_FLAG(
 ABSL_FLAG(int, triton_tensor_parallel, caravan::TritonConfig{}.tensor_parallel,
           "Reported as tensor_para_size in ModelConfig of fastertransformer.");
 ABSL_FLAG(std::string, triton_data_type, caravan::TritonConfig{}.data_type,
-          "Reported as data_type in ModelConfig of fastertransformer.");
+          "Reported as data_type in ModelConfig of fastertransformer: fp16, bf16 or fp32.");
 ABSL_FLAG(std::string, triton_checkpoint_path, "",
           "Reported as model_checkpoint_path in ModelConfig of fastertransformer.");
 
 namespace caravan {
 namespace {
+
+constexpr int kMostThreads = 1024;
 
 absl::Status CheckAtLeast(const char* flag, int value, int least) {
   if (value >= least) return absl::OkStatus();
@@ -114,8 +117,8 @@ absl::Status CheckAddresses(const char* flag, const std::vector<std::string>& ad
 }
 
 absl::Status CheckHttp(const HttpServerOptions& http) {
-  RETURN_IF_ERROR(CheckAtLeast("http_threads", http.num_threads, 1));
-  RETURN_IF_ERROR(CheckAtLeast("http_large_body_threads", http.num_large_body_threads, 1));
+  RETURN_IF_ERROR(CheckIn("http_threads", http.num_threads, 1, kMostThreads));
+  RETURN_IF_ERROR(CheckIn("http_large_body_threads", http.num_large_body_threads, 1, kMostThreads));
   RETURN_IF_ERROR(CheckAtLeast("http_max_connections", http.max_connections, 1));
   RETURN_IF_ERROR(CheckAtLeast("http_max_header_bytes", http.max_header_bytes, 1024));
   RETURN_IF_ERROR(CheckAtLeast("http_max_body_bytes", http.max_body_bytes, 1024));
@@ -143,6 +146,19 @@ HttpServerOptions LoadHttpOptions() {
   return http;
 }
 
+absl::Status CheckTriton(const TritonConfig& triton) {
+  RETURN_IF_ERROR(CheckAtLeast("triton_max_batch_size", triton.max_batch_size, 1));
+  RETURN_IF_ERROR(CheckAtLeast("triton_stream_interval", triton.stream_interval, 1));
+  RETURN_IF_ERROR(CheckAtLeast("triton_max_stream_requests", triton.max_stream_requests, 1));
+  RETURN_IF_ERROR(CheckAtLeast("triton_tensor_parallel", triton.tensor_parallel, 1));
+  RETURN_IF_ERROR(CheckOneOf("triton_data_type", triton.data_type, {"fp16", "bf16", "fp32"}));
+  if (triton.trace_file.empty()) return absl::OkStatus();
+  const absl::Status writable = CheckWritableFile(triton.trace_file);
+  if (writable.ok()) return writable;
+  return absl::InvalidArgumentError(
+      absl::StrCat("--triton_trace_file is '", triton.trace_file, "': ", writable.message()));
+}
+
 absl::Status Check(const GatewayConfig& config) {
   RETURN_IF_ERROR(CheckAddress("listen_address", config.listen_address));
   if (!config.http_address.empty()) {
@@ -165,9 +181,7 @@ absl::Status Check(const GatewayConfig& config) {
   RETURN_IF_ERROR(CheckAtLeast("queue_timeout_ms", admission.queue_timeout_ms, 1));
   RETURN_IF_ERROR(CheckAtLeast("max_buffered_tokens", config.output.max_buffered_tokens, 1));
   RETURN_IF_ERROR(CheckAtLeast("max_buffered_bytes", config.output.max_buffered_bytes, 1024));
-  RETURN_IF_ERROR(CheckAtLeast("triton_max_batch_size", config.triton.max_batch_size, 1));
-  RETURN_IF_ERROR(CheckAtLeast("triton_stream_interval", config.triton.stream_interval, 1));
-  RETURN_IF_ERROR(CheckAtLeast("triton_max_stream_requests", config.triton.max_stream_requests, 1));
+  RETURN_IF_ERROR(CheckTriton(config.triton));
   return CheckAtLeast("slow_reader_timeout_ms", config.output.slow_reader_timeout_ms, 1);
 }
 
@@ -180,10 +194,7 @@ absl::StatusOr<TritonConfig> LoadTritonConfig() {
   config.stream_interval = absl::GetFlag(FLAGS_triton_stream_interval);
   config.stop_on_tokenizer_eos = absl::GetFlag(FLAGS_triton_stop_on_tokenizer_eos);
   const std::string mode = absl::GetFlag(FLAGS_triton_model_control_mode);
-  if (mode != "none" && mode != "explicit") {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--triton_model_control_mode is '", mode, "'; it must be none or explicit"));
-  }
+  RETURN_IF_ERROR(CheckOneOf("triton_model_control_mode", mode, {"none", "explicit"}));
   config.explicit_model_control = mode == "explicit";
   config.load_models = absl::GetFlag(FLAGS_triton_load_models);
   config.shared_memory = absl::GetFlag(FLAGS_triton_shared_memory);

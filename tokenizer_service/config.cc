@@ -6,7 +6,6 @@
 #include "absl/flags/flag.h"
 #include "common/flags.h"
 #include "common/status.h"
-#include "tokenizer_service/chat_template.h"
 
 using caravan::TokenizerConfig;
 using caravan::TokenizerLimits;
@@ -46,6 +45,8 @@ ABSL_FLAG(int, max_waiting_long_requests, TokenizerLimits{}.max_waiting_long_req
 namespace caravan {
 namespace {
 
+constexpr int kMostThreads = 1024;
+
 TokenizerConfig FromFlags() {
   TokenizerConfig config;
   config.model = absl::GetFlag(FLAGS_model);
@@ -83,12 +84,14 @@ absl::StatusOr<TokenizerConfig> LoadTokenizerConfig() {
     return absl::InvalidArgumentError("--model is missing; it is a Hugging Face model folder");
   }
   if (config.tokenizer.empty()) config.tokenizer = config.model;
-  if (config.chat_format != "auto") RETURN_IF_ERROR(ParseChatFormat(config.chat_format).status());
+  RETURN_IF_ERROR(
+      CheckOneOf("chat_format", config.chat_format, {"auto", "llama2", "llama3", "plain"}));
   RETURN_IF_ERROR(CheckAddress("listen_address", config.listen_address));
   if (!config.metrics_address.empty()) {
     RETURN_IF_ERROR(CheckAddress("metrics_address", config.metrics_address));
   }
   RETURN_IF_ERROR(CheckAtLeast("drain_timeout_ms", config.drain_timeout_ms, 0));
+  RETURN_IF_ERROR(CheckIn("long_request_threads", limits.long_request_threads, 1, kMostThreads));
   RETURN_IF_ERROR(CheckAtLeast("long_request_bytes", limits.long_request_bytes, 0));
   const std::pair<const char*, int> positive[] = {
       {"max_message_bytes", limits.max_message_bytes},
@@ -97,7 +100,6 @@ absl::StatusOr<TokenizerConfig> LoadTokenizerConfig() {
       {"max_decode_tokens", limits.max_decode_tokens},
       {"max_session_sequences", limits.max_session_sequences},
       {"max_session_queued_responses", limits.max_session_queued_responses},
-      {"long_request_threads", limits.long_request_threads},
       {"max_waiting_long_requests", limits.max_waiting_long_requests}};
   for (const auto& [flag, value] : positive) RETURN_IF_ERROR(CheckAtLeast(flag, value, 1));
   return config;

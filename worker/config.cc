@@ -2,12 +2,10 @@
 
 #include <algorithm>
 #include <fstream>
-#include <initializer_list>
 #include <string>
 
 #include "absl/flags/flag.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "common/flags.h"
 #include "common/status.h"
 
@@ -98,21 +96,6 @@ namespace {
 constexpr int64_t kMebi = 1 << 20;
 constexpr int64_t kMostDefaultKvBytes = int64_t{4096} * kMebi;
 constexpr int64_t kLeastDefaultKvBytes = 16 * kMebi;
-
-absl::Status CheckIn(const char* flag, int64_t value, int64_t least, int64_t most) {
-  if (value >= least && value <= most) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("--", flag, " is ", value, "; it must be from ", least, " to ", most));
-}
-
-absl::Status CheckOneOf(const char* flag, const std::string& value,
-                        std::initializer_list<const char*> choices) {
-  for (const char* choice : choices) {
-    if (value == choice) return absl::OkStatus();
-  }
-  return absl::InvalidArgumentError(
-      absl::StrCat("--", flag, " is '", value, "'; it must be ", absl::StrJoin(choices, ", ")));
-}
 
 absl::Status CheckReplica(const WorkerConfig& config) {
   RETURN_IF_ERROR(CheckIn("tensor_parallel", config.tensor_parallel, 1, 64));

@@ -9,6 +9,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/log.h"
+#include "common/regular_file.h"
+#include "common/status.h"
 
 namespace caravan {
 namespace {
@@ -156,26 +158,33 @@ void TraceWriter::Close(File* file) {
   file->bytes = 0;
 }
 
-void TraceWriter::Open(const TraceSettings& settings, File* file) {
+absl::Status TraceWriter::Open(const TraceSettings& settings, File* file) {
   file->name = settings.file;
   if (settings.log_frequency > 0) absl::StrAppend(&file->name, ".", file->index);
+  RETURN_IF_ERROR(CheckWritableFile(file->name));
   file->stream.open(file->name, std::ios::trunc);
-  if (!file->stream.is_open()) return;
+  if (!file->stream.is_open()) return absl::UnavailableError(std::strerror(errno));
   ++file->index;
+  return absl::OkStatus();
 }
 
 void TraceWriter::Write(const RequestTrace& trace) {
   std::unique_ptr<File>& file = files_[trace.settings.file];
   if (file == nullptr) file = std::make_unique<File>();
+  if (!file->stream.is_open()) {
+    const absl::Status opened = Open(trace.settings, file.get());
+    if (!opened.ok()) return GiveUp(file.get(), std::string(opened.message()));
+  }
   errno = 0;
-  if (!file->stream.is_open()) Open(trace.settings, file.get());
   std::string text;
   for (const std::string& object : ObjectsOf(trace)) {
     absl::StrAppend(&text, file->bytes == 0 && text.empty() ? "[" : ",", object, "\n");
   }
   file->stream << text;
   file->stream.flush();
-  if (!file->stream) return GiveUp(file.get());
+  if (!file->stream) {
+    return GiveUp(file.get(), errno == 0 ? "it can't be written" : std::strerror(errno));
+  }
   file->bytes += text.size();
   if (file->lost > 0)
     LogInfo("traces are written again", {{"file", file->name}, {"lost", file->lost}});
@@ -186,19 +195,19 @@ void TraceWriter::Write(const RequestTrace& trace) {
 
 // What is left is the traces before, so that the file is one that can be read. The next trace is
 // tried again; the log has the first of those that are lost.
-void TraceWriter::GiveUp(File* file) {
+void TraceWriter::GiveUp(File* file, const std::string& error) {
   if (file->lost++ == 0) {
     LogError("trace not written",
              {{"file", file->name},
-              {"error", errno == 0 ? "it can't be opened or written" : std::strerror(errno)},
+              {"error", error},
               {"note", "until one can be, traces are lost without a further line"}});
   }
   const bool was_open = file->stream.is_open();
   file->stream.close();
   file->stream.clear();
   if (!was_open) return;
-  std::error_code error;
-  std::filesystem::resize_file(file->name, file->bytes, error);
+  std::error_code ignored;
+  std::filesystem::resize_file(file->name, file->bytes, ignored);
   file->stream.open(file->name, std::ios::app);
 }
 

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "gateway/triton/protocol/infer_message.h"
 #include "gateway/triton/protocol/request_check.h"
 #include "gateway/triton/settings.h"
@@ -62,9 +63,9 @@ class TraceWriter {
     uint64_t lost = 0;      // traces that could not be written since the last that could
   };
 
-  void Open(const TraceSettings& settings, File* file);
+  absl::Status Open(const TraceSettings& settings, File* file);
   void Close(File* file);
-  void GiveUp(File* file);
+  void GiveUp(File* file, const std::string& error);
 
   uint64_t next_id_ = 1;
   std::map<std::string, std::unique_ptr<File>> files_;  // by trace_file

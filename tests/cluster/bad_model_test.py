@@ -271,6 +271,34 @@ def test_the_worker_names_a_flag_that_is_wrong(flags, words, tmp_path):
     check(run(PROGRAMS / "caravan_worker", f"--model={DEMO_MODEL}", "--listen_address=127.0.0.1:0", *flags), words)
 
 
+@pytest.mark.parametrize("flag,words", [
+    ("--triton_data_type=fp7", "--triton_data_type is 'fp7'; it must be fp16, bf16 or fp32"),
+    ("--triton_model_control_mode=poll", "--triton_model_control_mode is 'poll'; it must be none or explicit"),
+    ("--triton_tensor_parallel=0", "--triton_tensor_parallel is 0; it must be at least 1"),
+    ("--http_threads=100000000", "--http_threads is 100000000; it must be from 1 to 1024"),
+    ("--http_large_body_threads=0", "--http_large_body_threads is 0; it must be from 1 to 1024"),
+    ("--triton_trace_file={fifo}", "--triton_trace_file is '{fifo}': {fifo} is not a regular file"),
+    ("--triton_trace_file={folder}", "--triton_trace_file is '{folder}': {folder} is not a regular file"),
+    ("--triton_trace_file=/dev/null", "/dev/null is not a regular file"),
+    ("--triton_trace_file={folder}/none/trace", "can't make a file in {folder}/none/: No such file or directory"),
+])
+def test_the_gateway_names_a_flag_that_is_wrong(flag, words, tmp_path):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    check(run(PROGRAMS / "caravan_gateway", "--listen_address=127.0.0.1:0", "--replicas=127.0.0.1:1",
+              "--tokenizers=127.0.0.1:1", flag.format(fifo=fifo, folder=tmp_path)),
+          [words.format(fifo=fifo, folder=tmp_path)])
+
+
+@pytest.mark.parametrize("flag,words", [
+    ("--chat_format=chatml", "--chat_format is 'chatml'; it must be auto, llama2, llama3 or plain"),
+    ("--long_request_threads=100000000", "--long_request_threads is 100000000; it must be from 1 to 1024"),
+])
+def test_the_tokenizer_names_a_flag_that_is_wrong(flag, words):
+    check(run(PROGRAMS / "caravan_tokenizer", f"--model={DEMO_MODEL}", "--listen_address=127.0.0.1:0", flag), [words],
+          code=2)
+
+
 @pytest.mark.parametrize("program", ["caravan_gateway", "caravan_tokenizer", "caravan_worker"])
 def test_an_unknown_flag_is_an_error(program):
     result = run(PROGRAMS / program, "--no_such_flag=1")

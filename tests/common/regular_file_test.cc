@@ -106,5 +106,16 @@ TEST_F(RegularFileTest, ALinkThatCanNotBeFollowedIsNotAbsent) {
   EXPECT_EQ(*PathExists(path_), true);
 }
 
+TEST_F(RegularFileTest, AFileCanBeWrittenOrTheReasonIsSaid) {
+  EXPECT_TRUE(CheckWritableFile(path_).ok());
+  std::ofstream(path_) << "x";
+  EXPECT_TRUE(CheckWritableFile(path_).ok());
+  EXPECT_EQ(CheckWritableFile(path_ + "/below").message(),
+            absl::StrCat("can't make a file in ", path_, "/: Not a directory"));
+  std::filesystem::remove(path_);
+  ASSERT_EQ(mkfifo(path_.c_str(), 0600), 0);
+  EXPECT_EQ(CheckWritableFile(path_).message(), absl::StrCat(path_, " is not a regular file"));
+}
+
 }  // namespace
 }  // namespace caravan

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -116,6 +117,15 @@ TEST_F(TraceWriterTest, AFileThatCanNotBeMadeIsToldOnceAndTriedAgain) {
   EXPECT_EQ(log.find("trace not written"), log.rfind("trace not written")) << log;
   EXPECT_THAT(log, HasSubstr("No such file or directory"));
   EXPECT_THAT(RequestIds("trace.0"), ElementsAre("a"));
+}
+
+// To open one for writing waits for a reader, and the loop would wait with it.
+TEST_F(TraceWriterTest, AFifoInPlaceOfAFileIsNotWaitedFor) {
+  TraceWriter writer;
+  ASSERT_EQ(mkfifo((folder_ + "/trace.0").c_str(), 0600), 0);
+  testing::internal::CaptureStderr();
+  writer.Write(Trace("lost", 1));
+  EXPECT_THAT(testing::internal::GetCapturedStderr(), HasSubstr("trace.0 is not a regular file"));
 }
 
 }  // namespace
