@@ -99,6 +99,12 @@ class Chat {
     v1::ApplyChatTemplateResponse prompt;
     const grpc::Status status = tokenizer_->ApplyChatTemplate(&context, conversation, &prompt);
     if (status.ok()) return prompt;
+    if (status.error_code() == grpc::StatusCode::UNIMPLEMENTED) {
+      return absl::UnimplementedError(
+          absl::StrCat("what answers at ", flags_.tokenizer,
+                       " serves no tokenizer; --tokenizer takes the address of a tokenizer "
+                       "service, which `caravan up` prints beside the gateway's"));
+    }
     if (status.error_code() != grpc::StatusCode::UNAVAILABLE) return FromGrpcStatus(status);
     return absl::UnavailableError(
         absl::StrCat("no tokenizer answers at ", flags_.tokenizer,
@@ -138,7 +144,8 @@ absl::Status RunChat(const ChatOptions& flags) {
   std::string line;
   while (true) {
     if (is_terminal) std::fputs("you> ", stderr);
-    if (!std::getline(std::cin, line) || line == "/exit") return absl::OkStatus();
+    if (!std::getline(std::cin, line)) return InputStatus();
+    if (line == "/exit") return absl::OkStatus();
     if (line.empty()) continue;
     if (line == "/reset") {
       chat.Reset();

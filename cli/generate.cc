@@ -19,6 +19,7 @@
 #include "cli/terminal.h"
 #include "common/server.h"
 #include "common/shutdown_signal.h"
+#include "common/status.h"
 #include "nlohmann/json.hpp"
 
 namespace caravan {
@@ -33,12 +34,14 @@ struct GenerateOptions {
 };
 
 // The words of the command line, or standard input without its last line end.
-std::string ReadPrompt(const std::vector<std::string>& arguments, const Options& options) {
+absl::StatusOr<std::string> ReadPrompt(const std::vector<std::string>& arguments,
+                                       const Options& options) {
   if (!arguments.empty()) return absl::StrJoin(arguments, " ");
   if (isatty(STDIN_FILENO) == 1) {
     options.Fail("give a prompt as an argument or on standard input");
   }
   std::string prompt((std::istreambuf_iterator<char>(std::cin)), std::istreambuf_iterator<char>());
+  RETURN_IF_ERROR(InputStatus());
   if (!prompt.empty() && prompt.back() == '\n') prompt.pop_back();
   return prompt;
 }
@@ -123,7 +126,9 @@ int GenerateCommand(const std::vector<std::string>& words) {
   const std::vector<std::string> arguments = options.ParseOrExit(words);
   flags.request.CheckOrExit(options);
   v1::GenerateRequest request = flags.request.MakeRequest();
-  request.add_prompt()->set_text(ReadPrompt(arguments, options));
+  absl::StatusOr<std::string> prompt = ReadPrompt(arguments, options);
+  if (!prompt.ok()) return Report("generate", prompt.status());
+  request.add_prompt()->set_text(*std::move(prompt));
   request.mutable_output()->set_echo_prompt(flags.echo);
   AddResumeIds(flags.resume, options, &request);
   return Report("generate", Generate(flags, request));

@@ -4,6 +4,8 @@
 #include <vector>
 
 #include "cli/commands.h"
+#include "cli/terminal.h"
+#include "common/standard_streams.h"
 
 namespace {
 
@@ -20,6 +22,7 @@ constexpr char kUsage[] =
 }  // namespace
 
 int main(int argc, char** argv) {
+  caravan::HoldStandardStreams();
   const std::string command = argc > 1 ? argv[1] : "--help";
   const std::vector<std::string> words(argv + (argc > 1 ? 2 : 1), argv + argc);
   if (command == "up") return caravan::UpCommand(words);
@@ -28,10 +31,10 @@ int main(int argc, char** argv) {
   if (command == "chat") return caravan::ChatCommand(words);
   if (command == "status") return caravan::StatusCommand(words);
   if (command == "bench") return caravan::BenchCommand(words);
-  const bool wants_help = command == "--help" || command == "-h" || command == "help";
-  if (!wants_help) {
-    std::fprintf(stderr, "caravan: there is no command '%s'\n\n", command.c_str());
+  if (command == "--help" || command == "-h" || command == "help") {
+    caravan::WriteOut(kUsage);
+    return caravan::Report(command, absl::OkStatus());
   }
-  std::fputs(kUsage, wants_help ? stdout : stderr);
-  return wants_help ? 0 : 2;
+  std::fprintf(stderr, "caravan: there is no command '%s'\n\n%s", command.c_str(), kUsage);
+  return 2;
 }

@@ -20,6 +20,11 @@ std::string SentenceOf(const absl::Status& status) {
         "is with --address=host:port (",
         message, ")");
   }
+  // gRPC's answer where the method is none of the server's.
+  if (absl::IsUnimplemented(status) && message.empty()) {
+    return "what answers there is no gateway; --address takes a gateway's gRPC address, which "
+           "`caravan up` prints";
+  }
   return message.empty() ? std::string(absl::StatusCodeToString(status.code())) : message;
 }
 

@@ -16,6 +16,9 @@ namespace {
 
 std::atomic<int> first_output_error = 0;  // errno
 
+// EBADF is what a stream gives that the process was started without.
+std::string Reason(int error) { return error == EBADF ? "it is closed" : std::strerror(error); }
+
 }  // namespace
 
 std::string FormatBytes(uint64_t bytes) {
@@ -86,7 +89,15 @@ absl::Status OutputStatus() {
   if (first_output_error == 0) return absl::OkStatus();
   if (first_output_error == EPIPE) return absl::CancelledError("nobody reads the output");
   return absl::DataLossError(
-      absl::StrCat("can't write to standard output: ", std::strerror(first_output_error)));
+      absl::StrCat("can't write to standard output: ", Reason(first_output_error)));
+}
+
+absl::Status InputStatus() {
+  if (std::ferror(stdin) == 0) return absl::OkStatus();
+  // By the number of the next error: the one that ended it may have been overwritten since.
+  char byte = 0;
+  const int error = read(STDIN_FILENO, &byte, 1) < 0 ? errno : EIO;
+  return absl::DataLossError(absl::StrCat("can't read standard input: ", Reason(error)));
 }
 
 }  // namespace caravan

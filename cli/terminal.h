@@ -37,5 +37,8 @@ bool WriteOut(const std::string& text);
 // Why WriteOut has failed, if it has: DATA_LOSS with a sentence, or CANCELLED where a reader went
 // away, who wants to hear nothing.
 absl::Status OutputStatus();
+// Once standard input has ended: DATA_LOSS with a sentence where it was an error (a folder, say)
+// that ended it.
+absl::Status InputStatus();
 
 }  // namespace caravan

@@ -12,6 +12,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "common/log.h"
+#include "common/standard_streams.h"
 
 ABSL_FLAG(std::string, log_level, "info",
           "Least severe log lines shown: debug, info, warning, error.");
@@ -33,6 +34,7 @@ bool IsOwnFile(absl::string_view file) {
 }  // namespace
 
 std::vector<std::string> ParseFlagsAndArguments(std::string_view usage, int argc, char** argv) {
+  HoldStandardStreams();
   absl::SetProgramUsageMessage(absl::string_view(usage.data(), usage.size()));
   absl::FlagsUsageConfig config;
   config.contains_helpshort_flags = IsOwnFile;
