@@ -238,6 +238,7 @@ absl::Status Cluster::AwaitReady(const std::function<void(const LoadProgress&)>&
         return probe.ready() || !probe.failure().ok();
       },
       absl::InfiniteFuture(), "the model"));
+  unloaded_ = probe.unloaded();
   return probe.failure();
 }
 

@@ -57,6 +57,8 @@ class Cluster {
   // Drains: the gateway first, then workers and tokenizer.
   void Stop();
 
+  // Whether Start has found a replica that is up without its model, as it should be.
+  bool unloaded() const { return unloaded_; }
   const std::string& gateway_address() const { return gateway_.address; }
   const std::string& tokenizer_address() const { return tokenizer_.address; }
   const std::string& gateway_http_address() const { return gateway_.http_address; }
@@ -104,6 +106,7 @@ class Cluster {
   ClusterOptions options_;
   Supervisor* supervisor_;
   std::string run_folder_;
+  bool unloaded_ = false;
   Service gateway_;
   Service tokenizer_;
   std::vector<std::unique_ptr<Service>> workers_;  // replica by replica, rank 0 first

@@ -35,46 +35,110 @@ std::string NameOfCheckpoint(std::string path) {
   return LastPart(path);
 }
 
+// A flag of a command line, as abseil reads it: -name or --name, its value behind = or in the next
+// word; a boolean may stand alone, and --noname is its opposite.
+struct GivenFlag {
+  std::string name;
+  std::string value;
+  std::string text;
+};
+
+std::vector<GivenFlag> ParseFlagLine(const std::string& line) {
+  std::vector<GivenFlag> flags;
+  for (const std::string& word : SplitFlags(line)) {
+    if (!absl::StartsWith(word, "-")) {
+      if (flags.empty()) continue;  // nobody's: the program says so
+      flags.back().value = word;
+      absl::StrAppend(&flags.back().text, " ", word);
+      continue;
+    }
+    const size_t equals = std::min(word.find('='), word.size());
+    GivenFlag flag = {word.substr(0, equals), "true", word};
+    flag.name.erase(0, std::min<size_t>(flag.name.find_first_not_of('-'), 2));
+    if (equals < word.size()) flag.value = word.substr(equals + 1);
+    flags.push_back(std::move(flag));
+  }
+  return flags;
+}
+
+// The one that counts; nullptr where there is none.
+const GivenFlag* FindLast(const std::vector<GivenFlag>& flags, const std::string& name) {
+  const auto found = std::find_if(flags.rbegin(), flags.rend(), [&](const GivenFlag& flag) {
+    return flag.name == name || flag.name == "no" + name;
+  });
+  return found == flags.rend() ? nullptr : &*found;
+}
+
+bool MeanTheSame(std::string one, std::string other) {
+  int64_t number = 0;
+  int64_t other_number = 0;
+  if (absl::SimpleAtoi(one, &number) && absl::SimpleAtoi(other, &other_number)) {
+    return number == other_number;
+  }
+  bool truth = false;
+  bool other_truth = false;
+  if (absl::SimpleAtob(one, &truth) && absl::SimpleAtob(other, &other_truth)) {
+    return truth == other_truth;
+  }
+  for (std::string* path : {&one, &other}) {
+    while (path->size() > 1 && path->back() == '/') path->pop_back();
+  }
+  return one == other;
+}
+
 // What the repository says, where the flag was not given; else the flag, with a note.
 void TakeOrNote(const char* flag, const std::string& repository, std::string* value) {
   if (value->empty()) *value = repository;
-  if (*value == repository) return;
+  if (MeanTheSame(*value, repository)) return;
   WriteOut(absl::StrCat("note: --", flag, "=", *value, " is used; the repository says ", repository,
                         "\n"));
 }
 
-// Of further flags of a program, those that say otherwise than `from_repository`.
-void NoteOverrides(const char* option, const std::string& flags,
-                   const std::vector<std::string>& from_repository) {
-  for (const std::string& flag : SplitFlags(flags)) {
-    const std::string name =
-        "--" +
-        flag.substr(0, flag.find('=')).substr(std::min(flag.find_first_not_of('-'), flag.size()));
-    for (const std::string& said : from_repository) {
-      if (said.substr(0, said.find('=')) != name || said == flag) continue;
-      WriteOut(
-          absl::StrCat("note: ", flag, " of --", option, " is used, in place of ", said, "\n"));
-    }
-  }
-}
-
 }  // namespace
 
-void ClusterFlags::CheckControlOrExit(const Options& options) const {
-  const bool is_explicit = triton_model_control_mode == "explicit";
-  if (!is_explicit && !triton_model_control_mode.empty() && triton_model_control_mode != "none") {
-    options.Fail(absl::StrCat("--triton_model_control_mode is '", triton_model_control_mode,
-                              "'; it must be none or explicit"));
+std::vector<std::string> NotesOfOverrides(const std::string& option, const std::string& flags,
+                                          const std::vector<std::string>& from_repository) {
+  std::vector<std::string> notes;
+  const std::vector<GivenFlag> given = ParseFlagLine(flags);
+  for (const std::string& said : from_repository) {
+    const GivenFlag repository = ParseFlagLine(said).front();
+    const GivenFlag* flag = FindLast(given, repository.name);
+    if (flag == nullptr) continue;
+    const std::string value = flag->name == repository.name ? flag->value : "false";
+    if (MeanTheSame(value, repository.value)) continue;
+    notes.push_back(absl::StrCat(flag->text, " of --", option, " is used, in place of ", said));
   }
-  if (triton_load_models.empty()) return;
+  return notes;
+}
+
+std::string ClusterFlags::ControlMode() const {
+  const std::vector<GivenFlag> flags = ParseFlagLine(gateway_flags);
+  const GivenFlag* flag = FindLast(flags, "triton_model_control_mode");
+  return flag != nullptr ? flag->value : triton_model_control_mode;
+}
+
+std::string ClusterFlags::LoadedModels() const {
+  const std::vector<GivenFlag> flags = ParseFlagLine(gateway_flags);
+  const GivenFlag* flag = FindLast(flags, "triton_load_models");
+  return flag != nullptr ? flag->value : triton_load_models;
+}
+
+void ClusterFlags::CheckControlOrExit(const Options& options) const {
+  const std::string mode = ControlMode();
+  const std::string load_models = LoadedModels();
+  const bool is_explicit = mode == "explicit";
+  if (!is_explicit && !mode.empty() && mode != "none") {
+    options.Fail(
+        absl::StrCat("--triton_model_control_mode is '", mode, "'; it must be none or explicit"));
+  }
+  if (load_models.empty()) return;
   if (!is_explicit) {
     options.Fail(
         "--triton_load_models is given, and all models are loaded at the start; it takes "
         "--triton_model_control_mode=explicit");
   }
   const std::vector<std::string> served = ServedTritonModels();
-  for (const std::string& name :
-       std::vector<std::string>(absl::StrSplit(triton_load_models, ','))) {
+  for (const std::string& name : std::vector<std::string>(absl::StrSplit(load_models, ','))) {
     if (name == "*" || std::find(served.begin(), served.end(), name) != served.end()) continue;
     options.Fail(absl::StrCat("--triton_load_models names '", name, "', which is not served; ",
                               absl::StrJoin(served, ", "), " and * are"));
@@ -134,9 +198,12 @@ absl::Status ClusterFlags::TakeTritonRepository() {
                   absl::StrCat("--triton_tensor_parallel=", *tensor_parallel),
                   absl::StrCat("--triton_data_type=", repository.data_type),
                   absl::StrCat("--triton_checkpoint_path=", repository.checkpoint)};
-  NoteOverrides("gateway_flags", gateway_flags, triton_flags);
-  NoteOverrides("worker_flags", worker_flags,
-                {"--dtype=" + dtype, "--model=" + model, "--tensor_parallel=" + ranks});
+  const std::vector<std::string> of_workers = {"--dtype=" + dtype, "--model=" + model,
+                                               "--tensor_parallel=" + ranks};
+  for (const auto& notes : {NotesOfOverrides("gateway_flags", gateway_flags, triton_flags),
+                            NotesOfOverrides("worker_flags", worker_flags, of_workers)}) {
+    for (const std::string& note : notes) WriteOut(absl::StrCat("note: ", note, "\n"));
+  }
   return absl::OkStatus();
 }
 
@@ -217,10 +284,11 @@ ClusterOptions ClusterFlags::MakeOrExit(const Options& options) const {
     if (!value->empty()) cluster.worker_flags.push_back(absl::StrCat("--", name, "=", *value));
   }
   // The gateway says when; a worker that is restarted while the model is unloaded stays without it.
-  if (triton_model_control_mode == "explicit") {
+  if (ControlMode() == "explicit") {
     cluster.worker_flags.emplace_back("--load_at_start=false");
     cluster.loaded_at_start = false;
-    for (const absl::string_view name : absl::StrSplit(triton_load_models, ',')) {
+    const std::string load_models = LoadedModels();
+    for (const absl::string_view name : absl::StrSplit(load_models, ',')) {
       if (name == "*" || name == "fastertransformer" || name == "ensemble") {
         cluster.loaded_at_start = true;
       }

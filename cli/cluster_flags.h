@@ -49,6 +49,9 @@ struct ClusterFlags {
   absl::Status TakeTritonRepository();
 
  private:
+  // Of model control, what `gateway_flags` say where they do: they come last.
+  std::string ControlMode() const;
+  std::string LoadedModels() const;
   void CheckControlOrExit(const Options& options) const;
   std::vector<int> GpusOrExit(const Options& options, int workers) const;
 };
@@ -56,6 +59,12 @@ struct ClusterFlags {
 // "0,0,1,1": the GPU of each of `workers` workers. INVALID_ARGUMENT where a part is no number of a
 // GPU, or there are not as many.
 absl::StatusOr<std::vector<int>> ParseGpus(const std::string& text, int workers);
+
+// A sentence for each of `flags`, a command line given with --`option`, that says otherwise than
+// `from_repository` ("--name=value" each). The last of a name counts, and values are compared by
+// what they mean: "--x", "--x=1" and "--x=true" are one, and so are "/model" and "/model/".
+std::vector<std::string> NotesOfOverrides(const std::string& option, const std::string& flags,
+                                          const std::vector<std::string>& from_repository);
 
 // The top folder of the repository that this program was built in.
 std::string RepositoryFolder();

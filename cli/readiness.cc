@@ -33,6 +33,7 @@ ReadinessProbe::ReadinessProbe(const std::vector<std::string>& leaders, const st
 LoadProgress ReadinessProbe::Ask() {
   LoadProgress progress;
   progress.fraction = 1;
+  unloaded_ = false;
   for (const auto& leader : leaders_) {
     grpc::ClientContext context;
     SetDeadline(&context);
@@ -45,6 +46,10 @@ LoadProgress ReadinessProbe::Ask() {
     if (model.state() == v1::WorkerModelStatus::UNLOADED && !model.unload_wanted()) {
       failure_ = absl::FailedPreconditionError(model.reason());
     }
+    // By a command (0: none has come), it stays so until another: by a client, or by a gateway
+    // whose flags have explicit control.
+    unloaded_ |= model.state() == v1::WorkerModelStatus::UNLOADED && model.unload_wanted() &&
+                 (!loaded_ || model.command() > 0);
     const bool is_ready = IsUp(status.state());
     progress.fraction = std::min(progress.fraction, is_ready ? 1.0 : status.loaded_fraction());
     progress.bytes_per_second += status.load_bytes_per_second();

@@ -25,11 +25,13 @@ class ReadinessProbe {
   bool ready() const { return ready_; }
   // Why a replica gave up loading, if one did.
   const absl::Status& failure() const { return failure_; }
+  // Whether a replica is up without a model, at the start or by a gateway's command.
+  bool unloaded() const { return unloaded_; }
 
  private:
   bool GatewayServesAll();
   bool IsUp(const std::string& state) const {
-    return state == "ready" || (!loaded_ && state == "unloaded");
+    return state == "ready" || ((!loaded_ || unloaded_) && state == "unloaded");
   }
 
   const bool loaded_;
@@ -37,6 +39,7 @@ class ReadinessProbe {
   std::unique_ptr<grpc::health::v1::Health::Stub> gateway_health_;
   std::unique_ptr<v1::Generation::Stub> gateway_;
   bool ready_ = false;
+  bool unloaded_ = false;
   absl::Status failure_;
 };
 

@@ -30,8 +30,8 @@ std::string Count(int number, const std::string& noun) {
 }
 
 // With explicit control the model may be nobody's yet.
-std::string ServingWhat(const ClusterOptions& options) {
-  if (options.loaded_at_start) return "Serving " + options.model_name;
+std::string ServingWhat(const Cluster& cluster, const ClusterOptions& options) {
+  if (!cluster.unloaded()) return "Serving " + options.model_name;
   return absl::StrCat("Up, without a model until a client loads ", options.model_name,
                       " (as fastertransformer or ensemble),");
 }
@@ -43,7 +43,7 @@ void PrintReady(const Cluster& cluster, const ClusterOptions& options, absl::Dur
                       "             http://%s (Triton's API)\n"
                       "  metrics    http://%s/metrics\n"
                       "  tokenizer  %s (gRPC)\n\n",
-                      ServingWhat(options), absl::ToDoubleSeconds(took),
+                      ServingWhat(cluster, options), absl::ToDoubleSeconds(took),
                       Count(options.replicas, "replica"), Count(options.tensor_parallel, "worker"),
                       cluster.gateway_address(), cluster.gateway_http_address(),
                       cluster.gateway_metrics_address(), cluster.tokenizer_address()));

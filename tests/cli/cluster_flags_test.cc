@@ -65,5 +65,46 @@ TEST(ClusterFlagsDeathTest, GpusAreOfNoUseOnTheCpu) {
   EXPECT_EXIT(Make(flags), ExitedWithCode(2), "--device=cpu");
 }
 
+std::vector<std::string> NotesOn(const std::string& flags) {
+  return NotesOfOverrides(
+      "gateway_flags", flags,
+      {"--triton_decoupled=true", "--triton_max_batch_size=8", "--model=/m/7b"});
+}
+
+// Flags were compared as texts, and a note told of an override that was none.
+TEST(NotesOfOverrides, SaysNothingWhereTheFlagMeansTheSame) {
+  for (const char* same :
+       {"", "--other=1", "--triton_decoupled", "--triton_decoupled=1", "-triton_decoupled=yes",
+        "--triton_decoupled=False --triton_decoupled=T", "--triton_max_batch_size 8",
+        "--triton_max_batch_size=08", "--model=/m/7b/", "--triton_decoupled --model /m/7b//"}) {
+    EXPECT_THAT(NotesOn(same), IsEmpty()) << same;
+  }
+}
+
+TEST(NotesOfOverrides, NamesTheFlagThatCounts) {
+  EXPECT_THAT(NotesOn("--triton_decoupled --notriton_decoupled"),
+              ElementsAre("--notriton_decoupled of --gateway_flags is used, in place of "
+                          "--triton_decoupled=true"));
+  EXPECT_THAT(NotesOn("--triton_max_batch_size 4 --model=/m/13b -triton_decoupled=0"),
+              ElementsAre(HasSubstr("-triton_decoupled=0 of --gateway_flags"),
+                          HasSubstr("--triton_max_batch_size 4 of --gateway_flags"),
+                          HasSubstr("--model=/m/13b of --gateway_flags")));
+}
+
+// `up` waited for ever for a model that nobody was to load.
+TEST(ClusterFlagsDeathTest, ModelControlMayComeInTheGatewaysFlags) {
+  ClusterFlags flags;
+  EXPECT_TRUE(Make(flags).loaded_at_start);
+  flags.gateway_flags = "--triton_model_control_mode=explicit";
+  EXPECT_FALSE(Make(flags).loaded_at_start);
+  EXPECT_THAT(Make(flags).worker_flags, ElementsAre("--load_at_start=false"));
+  flags.gateway_flags += " --triton_load_models=*";
+  EXPECT_TRUE(Make(flags).loaded_at_start);
+  flags.gateway_flags += " --triton_model_control_mode none";
+  EXPECT_EXIT(Make(flags), ExitedWithCode(2), "takes --triton_model_control_mode=explicit");
+  flags.gateway_flags = "--triton_model_control_mode=poll";
+  EXPECT_EXIT(Make(flags), ExitedWithCode(2), "is 'poll'; it must be none or explicit");
+}
+
 }  // namespace
 }  // namespace caravan

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -202,20 +203,21 @@ def test_chat_answers_each_line(up, golden_answers):
 @LIMIT
 @pytest.mark.parametrize("flags,words", [(["--format=bogus"], ["format", "bogus"]),
                                          (["--tokenizer=127.0.0.1:{unused}"], ["no tokenizer answers", "--tokenizer"]),
+                                         (["--tokenizer={gateway}"], ["{gateway} serves no tokenizer", "--tokenizer"]),
                                          (["--address=127.0.0.1:{unused}"], ["caravan up", "--address"])])
 def test_chat_says_at_its_start_that_it_can_not_answer(up, flags, words):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        flags = [flag.format(unused=unused.getsockname()[1]) for flag in flags]
-        result = run("chat", *flags, state=up.state_file, stdin="")
+        names = {"unused": unused.getsockname()[1], "gateway": up.state["gateway"]}
+        result = run("chat", *[flag.format(**names) for flag in flags], state=up.state_file, stdin="")
     assert result.returncode == 1
-    assert all(word in result.stderr for word in words), result.stderr
+    assert all(word.format(**names) in result.stderr for word in words), result.stderr
     assert result.stderr.count("\n") == 1
 
 
 @LIMIT
 @pytest.mark.parametrize("arguments", [["generate", PROMPT], ["generate", "--json", PROMPT], ["status"],
-                                       ["status", "--json"], ["chat"], ["generate", "--help"],
+                                       ["status", "--json"], ["chat"], ["generate", "--help"], ["--help"], ["help"],
                                        ["bench", "--num_requests=2", "--output_tokens=2"]], ids=" ".join)
 def test_a_full_standard_output_is_an_error(up, arguments):
     with open("/dev/full", "w") as full:
@@ -224,6 +226,36 @@ def test_a_full_standard_output_is_an_error(up, arguments):
                                 env=dict(os.environ, CARAVAN_STATE_FILE=str(up.state_file)))
     assert result.returncode == 1
     assert result.stderr == f"caravan {arguments[0]}: can't write to standard output: No space left on device\n"
+
+
+@LIMIT
+@pytest.mark.parametrize("command", ["status", "bench --num_requests=1", f"generate '{PROMPT}'"])
+def test_what_is_no_gateway_is_told(up, command):
+    result = run(*shlex.split(command), f"--address={up.state['tokenizer']}")
+    assert result.returncode == 1
+    assert "what answers there is no gateway; --address takes" in result.stderr and result.stderr.count("\n") == 1
+
+
+# Without standard output the next connection had its number, and the text went there.
+@LIMIT
+@pytest.mark.parametrize("command", ["--help", "up --help", "status", "status --json", f"generate '{PROMPT}'"])
+def test_a_closed_standard_output_is_an_error(up, command):
+    result = subprocess.run(["bash", "-c", f"'{CARAVAN}' {command} >&-"], stdin=subprocess.DEVNULL, capture_output=True,
+                            text=True, timeout=60, check=False,
+                            env=dict(os.environ, CARAVAN_STATE_FILE=str(up.state_file)))
+    assert result.returncode == 1
+    assert result.stderr == f"caravan {command.split()[0]}: can't write to standard output: it is closed\n"
+
+
+@LIMIT
+@pytest.mark.parametrize("command", ["chat", "generate"])
+@pytest.mark.parametrize("stdin,reason", [("</", "Is a directory"), ("<&-", "it is closed")])
+def test_a_standard_input_that_can_not_be_read_is_an_error(up, command, stdin, reason):
+    result = subprocess.run(["bash", "-c", f"'{CARAVAN}' {command} {stdin}"], stdin=subprocess.DEVNULL,
+                            capture_output=True, text=True, timeout=60, check=False,
+                            env=dict(os.environ, CARAVAN_STATE_FILE=str(up.state_file)))
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == f"caravan {command}: can't read standard input: {reason}\n"
 
 
 @LIMIT
@@ -383,8 +415,10 @@ def test_where_nothing_answers_a_sentence_says_so(command):
 
 
 @LIMIT
-def test_up_with_explicit_control_starts_without_the_model_and_shows_what_is_unloaded(tmp_path):
-    up = Up(tmp_path, "--triton_model_control_mode=explicit")
+@pytest.mark.parametrize("flag", ["--triton_model_control_mode=explicit",
+                                  "--gateway_flags=--triton_model_control_mode=explicit"])
+def test_up_with_explicit_control_starts_without_the_model_and_shows_what_is_unloaded(flag, tmp_path):
+    up = Up(tmp_path, flag)
     try:
         assert "Up, without a model until a client loads demo" in up.log and "Serving" not in up.log
         status = run("status", state=up.state_file)
@@ -395,6 +429,18 @@ def test_up_with_explicit_control_starts_without_the_model_and_shows_what_is_unl
         urllib.request.urlopen(load, timeout=60).close()
         assert generate_json(up, "--max_tokens=4", PROMPT)["token_ids"]
         assert "  ready  " in run("status", state=up.state_file).stdout
+    finally:
+        up.end()
+
+
+@LIMIT
+def test_up_goes_on_where_a_file_of_the_gateway_has_explicit_control(tmp_path):
+    """Up can't know of it, and starts workers that load: the gateway has them unload."""
+    file = tmp_path / "gateway.flags"
+    file.write_text("--triton_model_control_mode=explicit\n")
+    up = Up(tmp_path, f"--gateway_flags=--flagfile={file}")
+    try:
+        await_true(lambda: "  unloaded  " in run("status", state=up.state_file).stdout, "the model to be unloaded")
     finally:
         up.end()
 
