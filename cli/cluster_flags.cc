@@ -242,6 +242,19 @@ std::vector<int> ClusterFlags::GpusOrExit(const Options& options, int workers) c
   return *parsed;
 }
 
+void ClusterFlags::StartUnloadedIfExplicit(ClusterOptions* cluster) const {
+  if (ControlMode() != "explicit") return;
+  // The gateway says when; a worker that is restarted while the model is unloaded stays without it.
+  cluster->worker_flags.emplace_back("--load_at_start=false");
+  cluster->loaded_at_start = false;
+  const std::string load_models = LoadedModels();
+  for (const absl::string_view name : absl::StrSplit(load_models, ',')) {
+    if (name == "*" || name == "fastertransformer" || name == "ensemble") {
+      cluster->loaded_at_start = true;
+    }
+  }
+}
+
 ClusterOptions ClusterFlags::MakeOrExit(const Options& options) const {
   const struct {
     const char* name;
@@ -283,17 +296,7 @@ ClusterOptions ClusterFlags::MakeOrExit(const Options& options) const {
                                     {"max_batch_tokens", &max_batch_tokens}}) {
     if (!value->empty()) cluster.worker_flags.push_back(absl::StrCat("--", name, "=", *value));
   }
-  // The gateway says when; a worker that is restarted while the model is unloaded stays without it.
-  if (ControlMode() == "explicit") {
-    cluster.worker_flags.emplace_back("--load_at_start=false");
-    cluster.loaded_at_start = false;
-    const std::string load_models = LoadedModels();
-    for (const absl::string_view name : absl::StrSplit(load_models, ',')) {
-      if (name == "*" || name == "fastertransformer" || name == "ensemble") {
-        cluster.loaded_at_start = true;
-      }
-    }
-  }
+  StartUnloadedIfExplicit(&cluster);
   for (const std::string& flag : SplitFlags(worker_flags)) cluster.worker_flags.push_back(flag);
   cluster.gateway_flags = triton_flags;
   if (!triton_model_control_mode.empty()) {

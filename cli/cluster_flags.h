@@ -53,6 +53,7 @@ struct ClusterFlags {
   std::string ControlMode() const;
   std::string LoadedModels() const;
   void CheckControlOrExit(const Options& options) const;
+  void StartUnloadedIfExplicit(ClusterOptions* cluster) const;
   std::vector<int> GpusOrExit(const Options& options, int workers) const;
 };
 

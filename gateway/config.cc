@@ -153,7 +153,7 @@ absl::Status CheckTriton(const TritonConfig& triton) {
   RETURN_IF_ERROR(CheckAtLeast("triton_tensor_parallel", triton.tensor_parallel, 1));
   RETURN_IF_ERROR(CheckOneOf("triton_data_type", triton.data_type, {"fp16", "bf16", "fp32"}));
   if (triton.trace_file.empty()) return absl::OkStatus();
-  const absl::Status writable = CheckWritableFile(triton.trace_file);
+  absl::Status writable = CheckWritableFile(triton.trace_file);
   if (writable.ok()) return writable;
   return absl::InvalidArgumentError(
       absl::StrCat("--triton_trace_file is '", triton.trace_file, "': ", writable.message()));
