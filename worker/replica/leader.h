@@ -44,8 +44,8 @@ class ReplicaLeader final : public v1::Replica::CallbackService, private JoinStr
   absl::Status AwaitUnloaded(absl::Duration timeout);
 
   // The epoch that stands, if its number is above `after`; waits for it for at most `timeout`, else
-  // DEADLINE_EXCEEDED with what is missing. FAILED_PRECONDITION where none can ever be formed,
-  // since these ranks have no collectives in common.
+  // DEADLINE_EXCEEDED with what is missing. FAILED_PRECONDITION where none can be formed: these
+  // ranks have no collectives in common, or find no way to each other time and again.
   absl::StatusOr<Epoch> AwaitEpoch(uint64_t after, absl::Duration timeout);
 
   // Sends a step of `epoch` to all followers without waiting. UNAVAILABLE where it stands no more.
@@ -103,6 +103,7 @@ class ReplicaLeader final : public v1::Replica::CallbackService, private JoinStr
   void SendToAll(const v1::LeaderMessage& message);
   CollectivesKind ChooseKind();
   void OnKindFailed(const absl::Status& why);
+  void CountFailure();
   GroupSpec MakeSpec() const;
   int32_t LeastBlocks() const;
 
@@ -134,6 +135,10 @@ class ReplicaLeader final : public v1::Replica::CallbackService, private JoinStr
   bool avoid_host_kind_ = false;    // that of one host's memory failed
   uint64_t kind_failed_epoch_ = 0;  // last one that kind_ could not form ...
   int kind_failures_ = 0;           // ... and how many, since one stood
+  int failures_ = 0;                // to form an epoch, in a row, of ...
+  std::vector<uint64_t> failed_instances_;
+  absl::Time first_failure_;    // of these
+  absl::Duration ending_time_;  // of the group before
   bool warned_of_nccl_ = false;
   absl::Status hopeless_;  // why no epoch can be formed
   CollectivesKind kind_ = CollectivesKind::kSharedMemory;

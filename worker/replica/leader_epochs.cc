@@ -16,6 +16,8 @@ constexpr absl::Duration kRetryPause = absl::Milliseconds(200);
 // A rank that dies while an epoch forms can look like memory that can't be mapped, so that is
 // believed only when it happens again.
 constexpr int kBelievedKindFailures = 2;
+// Of the very same ranks, all of which live.
+constexpr int kHopelessFailures = 3;
 
 // "rank 1 (12 steps done, in layer 3)"
 std::string Describe(int rank, const RankProgress& progress) {
@@ -37,14 +39,17 @@ void ReplicaLeader::FormEpochs() {
       std::shared_ptr<CollectivesBuilder> old_builder = std::exchange(builder_, nullptr);
       std::shared_ptr<Collectives> old_ranks = std::exchange(ranks_, nullptr);
       lock.unlock();
+      const absl::Time start = absl::Now();
       old_builder.reset();
       old_ranks.reset();
       lock.lock();
+      ending_time_ = absl::Now() - start;
       continue;  // a follower may have left meanwhile
     }
     const absl::Status status = Form(lock);
     if (status.ok() || stopping_) continue;
     LoseEpoch(std::string(status.message()));
+    CountFailure();
     changed_.wait_for(lock, absl::ToChronoNanoseconds(kRetryPause), [this] { return stopping_; });
   }
 }
@@ -63,14 +68,16 @@ absl::Status ReplicaLeader::Form(std::unique_lock<std::mutex>& lock) {
   stood_ = epoch_;
   stood_since_ = true;
   builder_ = nullptr;
-  kind_failures_ = 0;
+  kind_failures_ = failures_ = 0;
   standstill_in_epoch_.Restart(absl::Now());
   for (Follower& follower : followers_) follower.standstill.Restart(absl::Now());
   LogInfo("formed epoch", {{"epoch", epoch_},
                            {"ranks", options_.tensor_parallel},
                            {"collectives", options_.tensor_parallel > 1 ? NameOf(kind_) : "none"},
                            {"kv_blocks", num_blocks_},
-                           {"milliseconds", absl::ToInt64Milliseconds(absl::Now() - start)}});
+                           {"milliseconds", absl::ToInt64Milliseconds(absl::Now() - start)},
+                           {"ending_milliseconds", absl::ToInt64Milliseconds(ending_time_)}});
+  ending_time_ = absl::ZeroDuration();
   changed_.notify_all();
   return absl::OkStatus();
 }
@@ -255,11 +262,29 @@ void ReplicaLeader::OnKindFailed(const absl::Status& why) {
   if (kind_ == CollectivesKind::kSharedMemory || kind_ == CollectivesKind::kPeer) {
     if (has_other) {
       avoid_host_kind_ = true;
-      kind_failures_ = 0;
+      kind_failures_ = failures_ = 0;
       return;
     }
   }
   if (for_good) hopeless_ = why;
+}
+
+// An epoch could not be formed. Where that is so again and again and no rank is lost meanwhile, it
+// will not change by itself, and whoever started the ranks must know. Ranks that have been a group
+// before get as long as one attempt may take: requests wait for them.
+void ReplicaLeader::CountFailure() {
+  const absl::Time now = absl::Now();
+  std::vector<uint64_t> instances;
+  for (const Follower& follower : followers_) instances.push_back(follower.instance);
+  if (!AllJoined() || instances != failed_instances_) failures_ = 0;
+  failed_instances_ = std::move(instances);
+  if (!AllJoined()) return;
+  if (failures_++ == 0) first_failure_ = now;
+  if (failures_ < kHopelessFailures) return;
+  if (stood_ > 0 && now - first_failure_ < options_.form_timeout) return;
+  hopeless_ = absl::FailedPreconditionError(absl::StrCat(
+      "the ranks could not form a group ", failures_, " times in a row, lastly because ", loss_));
+  changed_.notify_all();
 }
 
 GroupSpec ReplicaLeader::MakeSpec() const {

@@ -276,6 +276,36 @@ TEST(Leader, EndsWithASentenceWhereAFollowerCanNotHaveTheCollectivesAskedFor) {
   EXPECT_THAT(Message(status), HasSubstr("no gloo here"));
 }
 
+// Ranks that find no way to each other must not try for ever in silence.
+TEST(Leader, EndsWithASentenceWhereTheSameRanksCanNotFormAGroupThreeTimes) {
+  TestLeader leader(OptionsOfLeader(2, "gloo"));
+  const auto fail = [&](ScriptedFollower* follower, int times) {
+    for (int i = 0; i < times; ++i) {
+      const v1::LeaderMessage heard = follower->Hear();
+      ASSERT_TRUE(heard.has_configure()) << heard.ShortDebugString();
+      follower->SayFailed(heard.epoch(), "host a can't connect to host b");
+      EXPECT_TRUE(follower->Hear().has_abort());
+    }
+  };
+  {
+    ScriptedFollower first(leader.address(), 77);
+    first.SayHello(1, 2);
+    fail(&first, 2);
+    ASSERT_TRUE(first.Hear().has_configure());
+  }
+  // Another process is another chance.
+  ScriptedFollower second(leader.address(), 78);
+  second.SayHello(1, 2);
+  fail(&second, 2);
+  EXPECT_TRUE(
+      absl::IsDeadlineExceeded(leader.leader->AwaitEpoch(0, absl::ZeroDuration()).status()));
+  fail(&second, 1);
+  const absl::Status status = leader.runner->Recover(kLong);
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
+  EXPECT_THAT(Message(status), HasSubstr("could not form a group 3 times in a row"));
+  EXPECT_THAT(Message(status), HasSubstr("rank 1 failed: host a can't connect to host b"));
+}
+
 TEST(Leader, FollowersDrainTheReplicaAndLeaveWhenItHasDrained) {
   std::atomic<int> drains{0};
   LeaderOptions options = OptionsOfLeader(3);
