@@ -2,12 +2,15 @@
 # Kills a rank of a replica on GPUs while it serves: requests in flight fail as UNAVAILABLE, the supervisor brings the
 # rank back, the next epoch serves, and nothing hangs.
 #   tests/gpu/kill.sh PROGRAM_FOLDER [MODEL [TENSOR_PARALLEL [RANK]]]      MODEL: a file of tests/gpu/models
+# WORKER_FLAGS="--collectives=nccl" and others go to each worker. DEVICE=cpu tries this script on a machine without a GPU.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 programs=$1
 model=${2:-llama2_7b}
 degree=${3:-2}
 rank=${4:-1}
+WORKER_FLAGS=${WORKER_FLAGS:-}
+device=${DEVICE:-cuda}
 work=$(mktemp -d)
 up=
 trap '[ -z "$up" ] || kill "$up" 2>/dev/null; wait; rm -rf "$work"' EXIT
@@ -30,12 +33,12 @@ pid_of_rank() { status | awk -v rank="$rank" '$2 == rank && $3 == "ready" { prin
 is_serving() { grep -q '^Serving' "$work/up.txt"; }
 is_back() { # a new process, and the replica ready with all its ranks
   local pid
-  pid=$(pid_of_rank) && [ -n "$pid" ] && [ "$pid" != "$killed" ] && status | grep -qE ' ready +cuda +[0-9]+ +[1-9]' &&
+  pid=$(pid_of_rank) && [ -n "$pid" ] && [ "$pid" != "$killed" ] && status | grep -qE " ready +$device +[0-9]+ +[1-9]" &&
     [ "$(status | grep -cE '^\S+ +[0-9]+ +ready ')" = "$degree" ]
 }
 
-"$programs/caravan" up --model "$work/model" --load_format=dummy --dtype=float16 --device=cuda --tensor_parallel="$degree" \
-  --gateway_port=0 --http_port=0 --metrics_port=0 --log_dir="$work/logs" > "$work/up.txt" 2>&1 &
+"$programs/caravan" up --model "$work/model" --load_format=dummy --dtype=float16 --device="$device" --tensor_parallel="$degree" \
+  --worker_flags="$WORKER_FLAGS" --gateway_port=0 --http_port=0 --metrics_port=0 --log_dir="$work/logs" > "$work/up.txt" 2>&1 &
 up=$!
 await 60 "start" is_serving
 address=$(awk '$1 == "gateway" { print $2; exit }' "$work/up.txt")
@@ -51,7 +54,7 @@ bench "$work/before.json" 8 16 || fail "the first requests"
 echo "before: $(counts "$work/before.json")"
 bench "$work/during.json" 64 512 &
 load=$!
-running() { status | grep -qE ' ready +cuda +[0-9]+ +[0-9]+ +[0-9]+ +[1-9]'; }
+running() { status | grep -qE " ready +$device +[0-9]+ +[0-9]+ +[0-9]+ +[1-9]"; }
 await 20 "the load" running
 killed=$(pid_of_rank)
 kill -9 "$killed"
@@ -59,10 +62,16 @@ begun=$EPOCHREALTIME
 await 30 "the next epoch" is_back
 awk -v begun="$begun" -v now="$EPOCHREALTIME" -v rank="$rank" 'BEGIN { printf "rank %d was killed; all ranks ready in the next epoch after %.2f s\n", rank, now - begun }'
 wait "$load" || true
-echo "during: $(counts "$work/during.json")"
+during=$(counts "$work/during.json")
+echo "during: $during"
+[[ "$during" == *"succeeded, 0 failed"* || "$during" == *"failed UNAVAILABLE"* ]] || fail "how requests in flight failed"
 bench "$work/after.json" 8 16 || fail "requests after the kill"
 echo "after: $(counts "$work/after.json")"
+for flag in $WORKER_FLAGS; do
+  [[ "$flag" != --collectives=* ]] || grep -qE "formed epoch .* collectives=${flag#*=} " "$work"/logs/* || fail "no epoch of $flag"
+done
 grep -h -oE '(lost epoch|formed epoch|warmed up|recovered|lost rank) .*' "$work"/logs/* "$work/up.txt" | cut -c1-220 | sort -u | head -20
 kill "$up"
-wait "$up" && echo "right: stopped in order" || fail "the end"
+wait "$up" || fail "the end"
+echo "right: stopped in order"
 up=
