@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Everything that has to be shown on a GPU, in order; the last line counts. tests/gpu/README.md says what each step shows.
-#   tests/gpu/all.sh [STEP…]      steps: operators model ranks processes cluster shared_memory whole_model same_ids start kill_ranks
-#               bad_conditions floor
+#   tests/gpu/all.sh [STEP…]      STEP: one of `steps` below
 # After a build with tests: build/release/bin, or PROGRAMS=folder. What doesn't begin within BUDGET seconds (1,800) counts
 # as failed. PYTHON=… is one with torch, transformers and the packages of tests/requirements.txt.
 set -uo pipefail
+steps=(operators model ranks processes cluster shared_memory bundled_model whole_model same_ids start kill_ranks bad_conditions floor)
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 programs=$(cd "${PROGRAMS:-$root/build/release/bin}" && pwd)
@@ -44,16 +44,20 @@ summary() { grep -E '^(\[  (PASSED|SKIPPED)|[0-9]+ (passed|failed)|ok |right|bat
 needs_two() { ((gpus >= 2)) || { echo "$1: not run, it needs two GPUs"; return 1; }; }
 
 # Each rank has a GPU, or takes turns with others on one.
+most_degree=$((gpus < 2 ? 2 : gpus < 4 ? gpus : 4))
 degrees() { # most
   local list=1 n
   for ((n = 2; n <= $1; n *= 2)); do list+=,$n; done
   echo $list
 }
 
-operators() { step operators 400 "$programs/kernels_test" --gtest_brief=1 --gtest_filter='*/cuda*:*Cuda*'; }
-model() { step model 300 "$programs/worker_model_runner_test" --gtest_brief=1 --gtest_filter='*Cuda*'; }
-ranks() { needs_two ranks && step ranks 200 "$programs/worker_replica_test" --gtest_brief=1 --gtest_filter='*Gpu*'; }
-processes() { needs_two processes && step processes 200 "$programs/worker_test" --gtest_brief=1 --gtest_filter='WorkerProcess*'; }
+tests() { # name limit_s program filter
+  step "$1" "$2" "$programs/$3" --gtest_brief=1 --gtest_filter="$4"
+}
+operators() { tests operators 500 kernels_test 'cuda/*:*/cuda*:*Cuda*:*PeerTest*'; }
+model() { tests model 300 worker_model_runner_test '*/cuda*:*Cuda*:*Gpu*'; }
+ranks() { needs_two ranks && tests ranks 200 worker_replica_test '*Gpu*'; }
+processes() { needs_two processes && tests processes 300 worker_test '*WorkerProcess*:*WedgedRank*'; }
 # Test files of pytest, AT_ONCE (4) side by side, since starting processes is what takes their time.
 python_tests() { # name files…
   printf '%s\n' "${@:2}" > "$output/$1.files"
@@ -71,8 +75,11 @@ cluster() {
   python_tests triton conformance/triton_{outputs,clients,tables,http_errors}_test.py
 }
 shared_memory() { step shared_memory 150 "$python" "$here/cuda_shared_memory.py" "$programs" $((gpus < 2 ? 1 : 2)); }
+bundled_model() {
+  step bundled_model 300 "$python" "$here/bundled_model.py" "$programs" --tensor_parallel "$(degrees $((gpus < 2 ? 1 : most_degree)))"
+}
 whole_model() {
-  step whole_model 900 "$python" "$here/whole_model.py" "$programs" --tensor_parallel "$(degrees 2)" --keep "$weights"
+  step whole_model 900 "$python" "$here/whole_model.py" "$programs" --tensor_parallel "$(degrees $most_degree)" --keep "$weights"
   step tensor_parallel 600 "$python" "$here/whole_model.py" "$programs" llama2_70b_4_layers --dtypes "" --tensor_parallel "$(degrees 8)"
 }
 same_ids() {
@@ -87,22 +94,21 @@ kill_ranks() {
   needs_two kill_ranks || return
   step kill_follower 120 "$here/kill.sh" "$programs" llama2_7b 2 1
   step kill_leader 120 "$here/kill.sh" "$programs" llama2_7b 2 0
+  WORKER_FLAGS=--collectives=nccl step kill_follower_nccl 120 "$here/kill.sh" "$programs" llama2_7b 2 1
+  ((gpus < 4)) || step kill_follower_of_four 120 "$here/kill.sh" "$programs" llama2_7b 4 3
 }
-bad_conditions() { step bad_conditions 200 "$here/bad_conditions.sh" "$programs"; }
+bad_conditions() { step bad_conditions 300 "$here/bad_conditions.sh" "$programs"; }
 floor() {
-  local degree=1
-  ((gpus < 2)) || degree="1 2"
-  step floor_7b 300 "$here/floor.sh" "$programs" llama2_7b float16 $degree
+  local degrees=(1)
+  ((gpus < 2)) || degrees+=(2)
+  step floor_7b 300 "$here/floor.sh" "$programs" llama2_7b float16 "${degrees[@]}"
   step floor_8b 300 "$here/floor.sh" "$programs" llama3_8b bfloat16 1
 }
 
-for name in "${@:-operators model ranks processes cluster shared_memory whole_model same_ids start kill_ranks bad_conditions floor}"; do
-  for one in $name; do
-    case $one in
-      operators | model | ranks | processes | cluster | shared_memory | whole_model | same_ids | start | kill_ranks | bad_conditions | floor) "$one" ;;
-      *) echo "$one is no step" && exit 2 ;;
-    esac
-  done
+[ $# -gt 0 ] || set -- "${steps[@]}"
+for name in "$@"; do
+  [[ " ${steps[*]} " == *" $name "* ]] || { echo "$name is no step: ${steps[*]}"; exit 2; }
 done
+for name in "$@"; do "$name"; done
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ] && ((passed > 0))

@@ -86,17 +86,26 @@ class Model:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
 
+def dump(programs, folder, scratch, dtype, device, ids, wanted):
+    """What dump_logits computes with the model in `folder`: (the argmax of each position of `ids`, logits of the
+    positions `wanted`, what it said). Its files come into the folder `scratch`."""
+    files = [scratch / name for name in ("ids", "wanted", "ours")]
+    files[0].write_bytes(ids.astype(np.int32).tobytes())
+    files[1].write_bytes(wanted.astype(np.int32).tobytes())
+    done = subprocess.run([programs / "dump_logits", folder, dtype, device, *files, str(CHUNK), str(len(ids) - DECODED)],
+                          check=True, stdout=subprocess.PIPE, text=True)
+    argmax = np.fromfile(f"{files[2]}.argmax", np.int32)
+    assert len(argmax) == len(ids), f"dump_logits gave {len(argmax)} positions of {len(ids)}"
+    logits = np.fromfile(f"{files[2]}.logits", np.float32).reshape(len(wanted), -1)
+    return argmax, logits, ", ".join(done.stdout.splitlines())
+
+
 def check_logits(programs, model, dtype, report):
     tokens = len(model.ids)
     wanted = np.unique(np.concatenate([np.arange(16), np.linspace(0, tokens - 1, 48).astype(int)]))
-    files = [model.folder / name for name in ("ids", "wanted", "ours")]
-    files[0].write_bytes(model.ids.numpy().astype(np.int32).tobytes())
-    files[1].write_bytes(wanted.astype(np.int32).tobytes())
-    done = subprocess.run([programs / "dump_logits", model.folder, dtype, model.device, *files, str(CHUNK),
-                           str(tokens - DECODED)], check=True, stdout=subprocess.PIPE, text=True)
-    report.note(f"{model.name} {dtype}: {', '.join(done.stdout.splitlines())}")
-    argmax = model.on_device(np.fromfile(f"{files[2]}.argmax", np.int32))
-    logits = model.on_device(np.fromfile(f"{files[2]}.logits", np.float32)).view(len(wanted), -1)
+    argmax, logits, said = dump(programs, model.folder, model.folder, dtype, model.device, model.ids.numpy(), wanted)
+    report.note(f"{model.name} {dtype}: {said}")
+    argmax, logits = model.on_device(argmax), model.on_device(logits)
     differ, wrong = model.reference.compare_argmax(argmax, dtype)
     rows = model.reference.rows(torch.from_numpy(wanted).to(model.device))
     with torch.inference_mode():
@@ -221,15 +230,20 @@ def check_model(name, args, report):
                 report.add(False, f"{what}: {error}")
 
 
-def main():
-    def words(text):
-        return [word for word in text.split(",") if word]
+def words(text):
+    return [word for word in text.split(",") if word]
 
+
+def numbers(text):
+    return [int(word) for word in words(text)]
+
+
+def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("programs", type=lambda text: pathlib.Path(text).resolve())
     parser.add_argument("models", nargs="*", default=list(CONTEXTS))
     parser.add_argument("--dtypes", type=words, default=list(references.ROUNDOFF))
-    parser.add_argument("--tensor_parallel", type=lambda text: [int(word) for word in words(text)], default=[])
+    parser.add_argument("--tensor_parallel", type=numbers, default=[])
     parser.add_argument("--collectives", type=words, default=["peer", "nccl"])
     parser.add_argument("--worker_flags", type=str.split, default=[])
     parser.add_argument("--keep", type=pathlib.Path, help="a folder where the weights stay")
