@@ -32,30 +32,36 @@ cases=(
   '*/SlotTablesTest.*/cuda'
   '*/DummyFillTest.GivesThePartOfOneTensor/cuda_float16'
 )
-# PeerTest's parameters are numbers of ranks: /1 is two, /3 four. Kernels that take turns would wait for ever.
+# Program and filter. PeerTest's parameters count its kinds of ranks: /1 is two, /3 four. One thread enqueues for all of
+# its ranks; those of GpuCollectivesTest have one each, as a tool needs that lets a launch wait for its kernel.
 gpus=$(nvidia-smi --list-gpus | wc -l)
-peer_cases=()
-((gpus < 2)) || peer_cases+=(
-  'Ranks/PeerTest.SumsHaveTheBitsOfTheRankOrderOnAllRanks/1'
-  'Ranks/PeerTest.AddsTheSumToTheResidualAndNormalizes/1'
-  'Ranks/PeerTest.GathersColumnsOfWholeAndBrokenPacks/1'
+norm='kernels_test Ranks/PeerTest.AddsTheSumToTheResidualAndNormalizes'
+sums='kernels_test Ranks/PeerTest.SumsHaveTheBitsOfTheRankOrderOnAllRanks'
+threads() { # ranks
+  local test='Groups/GpuCollectivesTest'
+  echo "worker_replica_test $test.RanksAsThreadsGetExactResults/peer_$1:$test.AllRanksHoldTheSameBits/peer_$1"
+}
+declare -A peer_cases=()
+((gpus < 2)) || peer_cases=(
+  [memcheck]="$sums/1;$norm/1;kernels_test Ranks/PeerTest.GathersColumnsOfWholeAndBrokenPacks/1"
+  [racecheck]="$(threads 2);$norm/1"
 )
-((gpus < 4)) || peer_cases+=('Ranks/PeerTest.SumsHaveTheBitsOfTheRankOrderOnAllRanks/3')
-check() { # tool number filter sanitizer_flags…
+((gpus < 4)) || peer_cases=([memcheck]="${peer_cases[memcheck]};$sums/3" [racecheck]="${peer_cases[racecheck]};$(threads 4)")
+check() { # tool number program filter sanitizer_flags…
   local log="$work/$1.$2" rc
-  timeout -k 5 "$limit" compute-sanitizer --tool "$1" --error-exitcode 9 "${@:4}" "$programs/kernels_test" --gtest_brief=1 \
-    --gtest_filter="$3" > "$log" 2>&1
+  timeout -k 5 "$limit" compute-sanitizer --tool "$1" --error-exitcode 9 "${@:5}" "$programs/$3" --gtest_brief=1 \
+    --gtest_filter="$4" > "$log" 2>&1
   rc=$?
   case $rc in
-    0) if grep -q 'PASSED  \] [1-9]' "$log"; then echo "passed: $1 $3"; else echo "FAILED: $1 $3: no test ran"; fi ;;
-    124 | 137) echo "FAILED: $1 $3: more than $limit s" ;;
-    *) echo "FAILED: $1 $3: $(grep -m1 -E '=========.*(rror|hazard)|FAILED' "$log" | cut -c1-200)" ;;
+    0) if grep -q 'PASSED  \] [1-9]' "$log"; then echo "passed: $1 $4"; else echo "FAILED: $1 $4: no test ran"; fi ;;
+    124 | 137) echo "FAILED: $1 $4: more than $limit s" ;;
+    *) echo "FAILED: $1 $4: $(grep -m1 -E '=========.*(rror|hazard)|FAILED' "$log" | cut -c1-200)" ;;
   esac
 }
 for tool in "${tools[@]}"; do
   for number in "${!cases[@]}"; do
     while (($(jobs -rp | wc -l) >= at_once)); do wait -n; done
-    check "$tool" "$number" "${cases[number]}" >> "$work/results" &
+    check "$tool" "$number" kernels_test "${cases[number]}" >> "$work/results" &
   done
 done
 wait
@@ -64,8 +70,9 @@ for tool in "${tools[@]}"; do
   flags=()
   # Peer access is asked for without a look whether it is on already, which is an error of the API (704).
   [ "$tool" != memcheck ] || flags=(--report-api-errors no)
-  for number in "${!peer_cases[@]}"; do
-    check "$tool" "peer_$number" "${peer_cases[number]}" "${flags[@]}" >> "$work/results"
+  IFS=';' read -ra list <<< "${peer_cases[$tool]:-}"
+  for number in "${!list[@]}"; do
+    check "$tool" "peer_$number" "${list[number]% *}" "${list[number]#* }" "${flags[@]}" >> "$work/results"
   done
 done
 sort "$work/results"
