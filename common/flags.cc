@@ -33,20 +33,24 @@ bool IsOwnFile(absl::string_view file) {
 
 }  // namespace
 
-std::vector<std::string> ParseFlagsAndArguments(std::string_view usage, int argc, char** argv) {
+std::vector<std::string> ParseFlagsAndArguments(std::string_view usage, int argc, char** argv,
+                                                const std::string& version) {
   HoldStandardStreams();
   absl::SetProgramUsageMessage(absl::string_view(usage.data(), usage.size()));
   absl::FlagsUsageConfig config;
   config.contains_helpshort_flags = IsOwnFile;
   config.contains_help_flags = IsOwnFile;
   config.contains_helppackage_flags = IsOwnFile;
+  if (!version.empty()) {
+    config.version_string = [version] { return version + "\n"; };
+  }
   absl::SetFlagsUsageConfig(config);
   const std::vector<char*> arguments = absl::ParseCommandLine(argc, argv);
   return {arguments.begin() + 1, arguments.end()};
 }
 
-void ParseFlags(std::string_view usage, int argc, char** argv) {
-  const std::vector<std::string> arguments = ParseFlagsAndArguments(usage, argc, argv);
+void ParseFlags(std::string_view usage, int argc, char** argv, const std::string& version) {
+  const std::vector<std::string> arguments = ParseFlagsAndArguments(usage, argc, argv, version);
   if (arguments.empty()) return;
   std::fprintf(stderr, "%s: unexpected argument '%s'; flags are written --name=value\n", argv[0],
                arguments[0].c_str());

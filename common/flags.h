@@ -14,11 +14,12 @@ namespace caravan {
 
 // Parses argv into the flags that the program defines. An unknown flag, or an argument that is
 // none, ends the process with exit code 2 and a sentence; --help prints the program's own flags and
-// ends it with 0.
-void ParseFlags(std::string_view usage, int argc, char** argv);
+// ends it with 0, and so does --version with `version`, or the program's name where there is none.
+void ParseFlags(std::string_view usage, int argc, char** argv, const std::string& version = "");
 
 // The same where arguments are allowed (the CLI): returns them.
-std::vector<std::string> ParseFlagsAndArguments(std::string_view usage, int argc, char** argv);
+std::vector<std::string> ParseFlagsAndArguments(std::string_view usage, int argc, char** argv,
+                                                const std::string& version = "");
 
 // Logs each flag whose value is not its default, once at start ("effective configuration").
 void LogFlags();

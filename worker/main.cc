@@ -6,6 +6,7 @@
 #include "common/flags.h"
 #include "common/log.h"
 #include "common/server.h"
+#include "worker/build_version.h"
 #include "worker/device.h"
 #include "worker/model/files/mapped_file.h"
 #include "worker/process.h"
@@ -15,7 +16,7 @@ int main(int argc, char** argv) {
   using namespace caravan;  // NOLINT(google-build-using-namespace)
   PrepareEnvironmentForCollectives();
   ParseFlags("Serves one rank of a LLaMA model: rank 0 to gateways, the others to rank 0.", argc,
-             argv);
+             argv, absl::StrCat("caravan_worker ", kBuildVersion));
   absl::StatusOr<WorkerConfig> config = LoadWorkerConfig();
   if (!config.ok()) {
     std::fprintf(stderr, "caravan_worker: %s\n", std::string(config.status().message()).c_str());
@@ -26,6 +27,7 @@ int main(int argc, char** argv) {
   ShutdownSignal signal;
   ExplainLostPages();
   InitLogFromFlags(absl::StrCat("worker/", config->rank));
+  LogInfo("starting", {{"build", kBuildVersion}});
   LogFlags();
   if (const absl::Status status = ResolveDevice(&*config); !status.ok()) {
     LogError("failed", {{"status", ToString(status)}});

@@ -13,6 +13,7 @@
 #include "common/port_file.h"
 #include "common/status.h"
 #include "kernels/cpu_backend.h"
+#include "worker/build_version.h"
 #include "worker/model/loading/load_llama.h"
 #include "worker/model/runner/gpu_memory_plan.h"
 
@@ -104,7 +105,7 @@ uint64_t ResidentBytes() {
 
 std::string BuildVersion(const WorkerConfig& config) {
   const bool graphs = config.device == "cuda" && config.cuda_graphs;
-  return absl::StrCat(CARAVAN_VERSION, graphs ? " --cuda_graphs" : "",
+  return absl::StrCat(kBuildVersion, graphs ? " --cuda_graphs" : "",
                       config.batch_invariant ? " --batch_invariant" : "");
 }
 

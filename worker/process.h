@@ -24,8 +24,9 @@ namespace caravan {
 // Resident memory of this process.
 uint64_t ResidentBytes();
 
-// The version, and the flags that change what a rank runs: all ranks of a replica must have equal
-// ones, or their collectives would not meet.
+// kBuildVersion, and the flags that change what a rank runs: all ranks of a replica must have equal
+// ones, or their collectives would not meet. CUDA graphs are for CUDA alone: on the CPU that flag
+// changes nothing.
 std::string BuildVersion(const WorkerConfig& config);
 
 // What both roles have: configuration, metrics and the instance id of this process life.

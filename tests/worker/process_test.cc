@@ -1,4 +1,6 @@
 // The worker program itself, one to four ranks, on the bundled model.
+#include "worker/process.h"
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -10,6 +12,7 @@
 #include "kernels/device/cuda_stream.h"
 #include "tests/worker/worker_client.h"
 #include "tests/worker/worker_processes.h"
+#include "worker/build_version.h"
 
 namespace caravan {
 namespace {
@@ -214,6 +217,22 @@ TEST(WorkerProcesses, AnUnloadLetsWhatRunsFinish) {
   // And a replica without a model stops as well as one with.
   replica.rank(1).Signal(SIGTERM);
   for (int rank = 0; rank < 2; ++rank) EXPECT_EQ(replica.rank(rank).Join(), 0) << rank;
+}
+
+TEST(BuildVersion, HoldsTheSourcesAndTheFlagsThatChangeWhatARankRuns) {
+  const std::string sources = kBuildVersion;
+  EXPECT_THAT(sources, ::testing::MatchesRegex("[0-9.]+[+][0-9a-f]{12}"));
+  WorkerConfig config;
+  config.device = "cpu";
+  config.cuda_graphs = true;  // means nothing there
+  config.batch_invariant = false;
+  EXPECT_EQ(BuildVersion(config), sources);
+  config.device = "cuda";
+  EXPECT_EQ(BuildVersion(config), sources + " --cuda_graphs");
+  config.batch_invariant = true;
+  EXPECT_EQ(BuildVersion(config), sources + " --cuda_graphs --batch_invariant");
+  config.cuda_graphs = false;
+  EXPECT_EQ(BuildVersion(config), sources + " --batch_invariant");
 }
 
 TEST(WorkerProcesses, AStartThatCanNotSucceedEndsWithOneAndASentence) {

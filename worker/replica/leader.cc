@@ -217,7 +217,11 @@ absl::Status ReplicaLeader::CheckHello(const v1::FollowerHello& hello) const {
   if (hello.device() != DeviceName(options_.gpu)) {
     return differs("device", hello.device(), DeviceName(options_.gpu));
   }
-  if (hello.build() != options_.build) return differs("version", hello.build(), options_.build);
+  if (hello.build() != options_.build) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "rank ", hello.rank().tensor(), " is of build ", hello.build(), ", the leader of ",
+        options_.build, ": start all ranks from one build, with the same flags"));
+  }
   if (hello.unloaded()) return absl::OkStatus();
   if (hello.fingerprint() != fingerprint_) {
     return differs("a model with fingerprint", hello.fingerprint(), fingerprint_);

@@ -137,7 +137,7 @@ TEST(Leader, AFollowerThatDoesNotFitIsRefusedWithBothValues) {
   });
   expect_refused("fingerprint beef, the leader f00d",
                  [](FollowerOptions& o, RunnerLimits&) { o.fingerprint = "beef"; });
-  expect_refused("version 0, the leader test",
+  expect_refused("rank 1 is of build 0, the leader of test: start all ranks from one build",
                  [](FollowerOptions& o, RunnerLimits&) { o.build = "0"; });
   expect_refused("device cuda, the leader cpu",
                  [](FollowerOptions& o, RunnerLimits&) { o.gpu = 0; });

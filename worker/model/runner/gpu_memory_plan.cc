@@ -36,7 +36,8 @@ std::vector<MemoryNeed> GpuMemoryNeeds(const LlamaSource& source, const LoadOpti
   const bool chosen = runner.num_blocks > 0 || runner.kv_cache_bytes > 0;
   std::vector<MemoryNeed> needs = {
       {"weights", WeightBytes(source.config, source.layout, source.dtype),
-       "a greater --tensor_parallel or a --dtype of 16 bits"},
+       source.dtype == DType::kFloat32 ? "a greater --tensor_parallel or a --dtype of 16 bits"
+                                       : "a greater --tensor_parallel"},
       {"activations", ActivationMemory::Bytes(source.config, source.layout, activations),
        "a smaller --max_batch_tokens or --max_running_sequences"},
       {"slot tables", StepBuffers::Bytes(limits),

@@ -56,6 +56,17 @@ TEST_F(GpuMemoryPlanTest, CountsWhatIsAllocated) {
   EXPECT_GT(Bytes("communicators"), 0);
 }
 
+// Who has loaded 16 bits was told to choose 16 bits.
+TEST_F(GpuMemoryPlanTest, AdvisesSixteenBitsOnlyWhereThereAreMore) {
+  for (const char* dtype : {"float32", "bfloat16", "float16"}) {
+    load_.dtype = dtype;
+    const std::string remedy = Needs()[0].remedy;
+    EXPECT_THAT(remedy, HasSubstr("a greater --tensor_parallel"));
+    EXPECT_EQ(remedy.find("--dtype") != std::string::npos, std::string(dtype) == "float32")
+        << dtype << ": " << remedy;
+  }
+}
+
 TEST(GpuBudget, LeavesTheFractionToOthersWhoeverUsesTheRest) {
   const DeviceMemoryInfo empty = {100 * kGibi, 100 * kGibi};
   EXPECT_EQ(GpuBudget(empty, 0.9), 90 * kGibi);
