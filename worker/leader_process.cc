@@ -278,6 +278,11 @@ class LeaderProcess {
     LogError("failed", {{"status", ToString(status)}});
     if (engine_ != nullptr) engine_->Stop();
     service_.Stop();
+    if (absl::IsFailedPrecondition(
+            leader_.hopeless())) {  // nor have the others anything to wait for
+      leader_.Dismiss(leader_.hopeless());
+      server_.Shutdown(absl::Now() + kLastMessages);
+    }
     leader_.Stop();
     return 1;
   }

@@ -100,7 +100,7 @@ INSTANTIATE_TEST_SUITE_P(
                          },
                          "sampling.logit_bias has 1025 entries; at most 1024"},
                     Case{"bad_words_count", [](Spec* s) { s->sampling.bad_words.assign(257, "x"); },
-                         "has 257 entries; at most 256"},
+                         "sampling.bad_words and bad_token_ids: 257 entries in all; at most 256"},
                     Case{"bad_word_empty",
                          [](Spec* s) {
                            s->sampling.bad_words = {"x", ""};

@@ -73,6 +73,11 @@ uint64_t ReplicaLeader::epoch() const {
   return stood_;
 }
 
+absl::Status ReplicaLeader::hopeless() const {
+  const std::lock_guard lock(mutex_);
+  return hopeless_;
+}
+
 std::vector<v1::WorkerRank> ReplicaLeader::followers() const {
   const std::lock_guard lock(mutex_);
   std::vector<v1::WorkerRank> ranks;

@@ -56,7 +56,8 @@ class ReplicaLeader final : public v1::Replica::CallbackService, private JoinStr
   // This rank found out by itself that `epoch` has fallen.
   void GiveUp(uint64_t epoch, const std::string& why);
 
-  uint64_t epoch() const;  // that stands, or stood last
+  uint64_t epoch() const;         // that stands, or stood last
+  absl::Status hopeless() const;  // what AwaitEpoch says where none can be formed, else OK
   // "loading" before they joined, "ready", "unloaded", "lost".
   std::vector<v1::WorkerRank> followers() const;
 
@@ -104,6 +105,7 @@ class ReplicaLeader final : public v1::Replica::CallbackService, private JoinStr
   CollectivesKind ChooseKind();
   void OnKindFailed(const absl::Status& why);
   void CountFailure();
+  std::vector<uint64_t> Instances() const;
   GroupSpec MakeSpec() const;
   int32_t LeastBlocks() const;
 
@@ -129,16 +131,16 @@ class ReplicaLeader final : public v1::Replica::CallbackService, private JoinStr
   uint64_t stood_ = 0;                  // the last one that stood
   bool forming_ = false;
   bool stands_ = false;
-  WantedModel wanted_;              // that the followers hold
-  bool stood_since_ = false;        // an epoch, since this model was loaded
-  int32_t num_blocks_ = 0;          // agreed; 0 before the first epoch
-  bool avoid_host_kind_ = false;    // that of one host's memory failed
-  uint64_t kind_failed_epoch_ = 0;  // last one that kind_ could not form ...
-  int kind_failures_ = 0;           // ... and how many, since one stood
-  int failures_ = 0;                // to form an epoch, in a row, of ...
-  std::vector<uint64_t> failed_instances_;
-  absl::Time first_failure_;    // of these
-  absl::Duration ending_time_;  // of the group before
+  WantedModel wanted_;                   // that the followers hold
+  bool stood_since_ = false;             // an epoch, since this model was loaded
+  int32_t num_blocks_ = 0;               // agreed; 0 before the first epoch
+  bool avoid_host_kind_ = false;         // that of one host's memory failed
+  uint64_t kind_failed_epoch_ = 0;       // last one that kind_ could not form ...
+  int kind_failures_ = 0;                // ... and how many, since one stood
+  int failures_ = 0;                     // to form an epoch, in a row, of ...
+  std::vector<uint64_t> forming_ranks_;  // instances, by rank; [0] is unused
+  absl::Time first_failure_;             // of these
+  absl::Duration ending_time_;           // of the group before
   bool warned_of_nccl_ = false;
   absl::Status hopeless_;  // why no epoch can be formed
   CollectivesKind kind_ = CollectivesKind::kSharedMemory;

@@ -58,6 +58,10 @@ absl::Status ReplicaLeader::Form(std::unique_lock<std::mutex>& lock) {
   const absl::Time start = absl::Now();
   ++epoch_;
   forming_ = true;
+  if (std::vector<uint64_t> ranks = Instances(); ranks != forming_ranks_) {
+    forming_ranks_ = std::move(ranks);
+    failures_ = 0;
+  }
   kind_ = ChooseKind();
   for (Follower& follower : followers_) follower.has_address = follower.ready = false;
   if (num_blocks_ == 0) num_blocks_ = LeastBlocks();
@@ -275,18 +279,24 @@ void ReplicaLeader::OnKindFailed(const absl::Status& why) {
 // will not change by itself, and whoever started the ranks must know. Ranks that have been a group
 // before get as long as one attempt may take: requests wait for them.
 void ReplicaLeader::CountFailure() {
+  // A rank that was lost may have a successor already.
+  if (!AllJoined() || Instances() != forming_ranks_) {
+    failures_ = 0;
+    return;
+  }
   const absl::Time now = absl::Now();
-  std::vector<uint64_t> instances;
-  for (const Follower& follower : followers_) instances.push_back(follower.instance);
-  if (!AllJoined() || instances != failed_instances_) failures_ = 0;
-  failed_instances_ = std::move(instances);
-  if (!AllJoined()) return;
   if (failures_++ == 0) first_failure_ = now;
   if (failures_ < kHopelessFailures) return;
   if (stood_ > 0 && now - first_failure_ < options_.form_timeout) return;
   hopeless_ = absl::FailedPreconditionError(absl::StrCat(
       "the ranks could not form a group ", failures_, " times in a row, lastly because ", loss_));
   changed_.notify_all();
+}
+
+std::vector<uint64_t> ReplicaLeader::Instances() const {
+  std::vector<uint64_t> instances;
+  for (const Follower& follower : followers_) instances.push_back(follower.instance);
+  return instances;
 }
 
 GroupSpec ReplicaLeader::MakeSpec() const {

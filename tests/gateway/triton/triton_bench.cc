@@ -201,7 +201,10 @@ class GatewayProcess {
     config.metrics_address = "";
     auto gateway = Gateway::Start(config);
     CARAVAN_CHECK(gateway.ok(), std::string(gateway.status().message()));
-    Cluster::Await([&] { return (*gateway)->metrics().replicas_ready.Value() == 1; });
+    Cluster::Await([&] {
+      const auto& metrics = (*gateway)->metrics();
+      return metrics.replicas_ready.Value() == 1 && metrics.tokenizers_ready.Value() == 1;
+    });
     const int port = (*gateway)->port();
     CARAVAN_CHECK(write(from_child_[1], &port, sizeof(port)) == sizeof(port));
     char end = 0;
