@@ -71,15 +71,23 @@ class Chat {
     }
     GenerationClient client(gateway_, flags_.request.MakeRetry());
     running_ = &client;
-    const absl::StatusOr<GenerationResult> result =
-        client.Generate(request, [](const v1::GenerateResponse& event) {
-          return !event.has_tokens() || WriteOut(event.tokens().text());
-        });
+    std::string said;
+    const auto say = [&said](const v1::GenerateResponse& event) {
+      said += event.tokens().text();
+      return !event.has_tokens() || WriteOut(event.tokens().text());
+    };
+    absl::Status status = client.Generate(request, say).status();
     running_ = nullptr;
     WriteOut("\n");
     RETURN_IF_ERROR(OutputStatus());
-    if (result.ok()) AddMessage("assistant", result->text, &conversation_);
-    return absl::IsCancelled(result.status()) ? absl::OkStatus() : result.status();
+    if (!status.ok() && !absl::IsCancelled(status)) return status;
+    // Formats take turns: a stopped answer is what was said of it, a question without one is none.
+    if (said.empty() && !status.ok()) {
+      conversation_.mutable_messages()->RemoveLast();
+    } else {
+      AddMessage("assistant", said, &conversation_);
+    }
+    return absl::OkStatus();
   }
 
  private:

@@ -201,6 +201,19 @@ def test_chat_answers_each_line(up, golden_answers):
 
 
 @LIMIT
+def test_chat_goes_on_after_an_answer_that_ctrl_c_has_stopped(up):
+    with subprocess.Popen([str(CARAVAN), "chat", "--max_tokens=900", "--ignore_eos"], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
+                          env=dict(os.environ, CARAVAN_STATE_FILE=str(up.state_file))) as child:
+        child.stdin.write(b"Tell me a story\n")
+        assert child.stdout.read(1)
+        child.send_signal(signal.SIGINT)
+        output, error = child.communicate(b"Thank you!\n", timeout=STOP_LIMIT_S)
+    assert child.returncode == 0, error.decode()
+    assert output.count(b"\n") >= 2 and output.splitlines()[-1]
+
+
+@LIMIT
 @pytest.mark.parametrize("flags,words", [(["--format=bogus"], ["format", "bogus"]),
                                          (["--tokenizer=127.0.0.1:{unused}"], ["no tokenizer answers", "--tokenizer"]),
                                          (["--tokenizer={gateway}"], ["{gateway} serves no tokenizer", "--tokenizer"]),
