@@ -14,6 +14,7 @@
 #include "cli/load_report.h"
 #include "cli/options.h"
 #include "cli/terminal.h"
+#include "common/regular_file.h"
 #include "common/server.h"
 #include "common/shutdown_signal.h"
 #include "common/status.h"
@@ -103,6 +104,11 @@ absl::StatusOr<LoadReport> RunLoad(const std::vector<std::shared_ptr<grpc::Chann
 
 absl::Status RunBench(const BenchOptions& flags, LoadOptions load) {
   const ShutdownSignal blocked_before_threads_start;
+  if (!flags.json.empty() && flags.json != "-") {  // not after minutes of load
+    if (const absl::Status status = CheckWritableFile(flags.json); !status.ok()) {
+      return absl::Status(status.code(), absl::StrCat("--json: ", status.message()));
+    }
+  }
   const std::string address = ResolveGatewayAddress(flags.address);
   std::vector<std::shared_ptr<grpc::Channel>> channels;
   for (int64_t i = 0; i < flags.connections; ++i) channels.push_back(MakeChannel(address));

@@ -63,6 +63,14 @@ class Chat {
 
   absl::Status Answer(const std::string& text) {
     AddMessage("user", text, &conversation_);
+    const absl::Status status = AnswerLast();
+    // Formats take turns: a question without an answer is none.
+    if (!status.ok()) conversation_.mutable_messages()->RemoveLast();
+    return absl::IsCancelled(status) ? absl::OkStatus() : status;
+  }
+
+ private:
+  absl::Status AnswerLast() {
     ASSIGN_OR_RETURN(const v1::ApplyChatTemplateResponse prompt, FormatPrompt(conversation_));
     v1::GenerateRequest request = flags_.request.MakeRequest();
     *request.add_prompt()->mutable_token_ids()->mutable_ids() = prompt.token_ids();
@@ -80,17 +88,12 @@ class Chat {
     running_ = nullptr;
     WriteOut("\n");
     RETURN_IF_ERROR(OutputStatus());
-    if (!status.ok() && !absl::IsCancelled(status)) return status;
-    // Formats take turns: a stopped answer is what was said of it, a question without one is none.
-    if (said.empty() && !status.ok()) {
-      conversation_.mutable_messages()->RemoveLast();
-    } else {
-      AddMessage("assistant", said, &conversation_);
-    }
+    // Of an answer that was stopped, what was said of it counts.
+    if (!status.ok() && (said.empty() || !absl::IsCancelled(status))) return status;
+    AddMessage("assistant", said, &conversation_);
     return absl::OkStatus();
   }
 
- private:
   void AddMessage(const std::string& role, const std::string& content,
                   v1::ApplyChatTemplateRequest* conversation) {
     v1::ChatMessage& message = *conversation->add_messages();
@@ -160,7 +163,11 @@ absl::Status RunChat(const ChatOptions& flags) {
       continue;
     }
     absl::Status status = chat.Answer(line);
-    if (!status.ok()) return status;
+    if (status.ok()) continue;
+    // Who types can say it otherwise, and keeps what was said so far.
+    if (!is_terminal || !OutputStatus().ok()) return status;
+    std::fprintf(stderr, "caravan chat: %s\n(this message does not count; /reset starts anew)\n",
+                 std::string(status.message()).c_str());
   }
 }
 

@@ -41,6 +41,12 @@ uint64_t ResidentBytes(pid_t pid) {
   return file ? pages * static_cast<uint64_t>(sysconf(_SC_PAGESIZE)) : 0;
 }
 
+// The metrics server has no IPv6 (common/metrics.h).
+std::string MetricsHost(const std::string& host) {
+  if (host.empty() || host.front() != '[') return host;
+  return host == "[::1]" ? kLoopback : "0.0.0.0";
+}
+
 }  // namespace
 
 Cluster::Cluster(ClusterOptions options, Supervisor* supervisor)
@@ -59,7 +65,7 @@ absl::Status Cluster::Check() const {
   RETURN_IF_ERROR(CheckHost(options_.host));
   return CheckPortsAreFree({{"--gateway_port", options_.host, options_.gateway_port},
                             {"--http_port", options_.host, options_.http_port},
-                            {"--metrics_port", options_.host, options_.metrics_port},
+                            {"--metrics_port", MetricsHost(options_.host), options_.metrics_port},
                             {"--tokenizer_port", kLoopback, options_.tokenizer_port}});
 }
 
@@ -169,7 +175,8 @@ std::vector<std::string> Cluster::CommandOf(const Service& service) {
   if (service.http_port >= 0) {
     command.push_back(absl::StrCat("--http_address=", service.host, ":", service.http_port));
   }
-  command.push_back(absl::StrCat("--metrics_address=", service.host, ":", service.metrics_port));
+  command.push_back(
+      absl::StrCat("--metrics_address=", MetricsHost(service.host), ":", service.metrics_port));
   command.push_back("--port_file=" + service.port_file);
   return command;
 }
@@ -220,7 +227,7 @@ bool Cluster::ReadPorts(Service* service) {
   service->port = grpc;
   service->metrics_port = metrics;
   service->address = absl::StrCat(Reachable(service->host), ":", grpc);
-  service->metrics_address = absl::StrCat(Reachable(service->host), ":", metrics);
+  service->metrics_address = absl::StrCat(Reachable(MetricsHost(service->host)), ":", metrics);
   return true;
 }
 

@@ -154,7 +154,9 @@ void ClusterFlags::AddTo(Options* options) {
   options->Add("tensor_parallel", &tensor_parallel,
                "workers that share one copy of the model (default: 1)");
   options->Add("replicas", &replicas, "copies of the model");
-  options->Add("host", &host, "address the gateway listens on; 0.0.0.0 serves other hosts too");
+  options->Add(
+      "host", &host,
+      "address the gateway listens on; 0.0.0.0 serves other hosts too (metrics: IPv4 alone)");
   options->Add("gateway_port", &gateway_port, "gRPC port of the gateway; 0 = a free one");
   options->Add("http_port", &http_port, "its HTTP port; 0 = a free one");
   options->Add("metrics_port", &metrics_port, "its port for Prometheus; 0 = a free one");

@@ -13,6 +13,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 
 namespace caravan {
@@ -84,6 +85,11 @@ MetricsServer::~MetricsServer() {
 
 absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(
     const std::string& listen_address, const MetricsRegistry& metrics) {
+  if (absl::StartsWith(listen_address, "[")) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--metrics_address is ", listen_address,
+                     "; metrics are served over IPv4 alone: 0.0.0.0:port for all of this host's"));
+  }
   auto server = std::unique_ptr<MetricsServer>(new MetricsServer);
   try {  // civetweb reports a port in use by an exception
     server->exposer_ = std::make_unique<prometheus::Exposer>(ServerOptions(listen_address));

@@ -59,7 +59,8 @@ std::vector<double> LatencyBuckets();
 // Serves a registry at http://ADDRESS/metrics.
 class MetricsServer {
  public:
-  // UNAVAILABLE with the address where it can't be had. Port 0 = a free one. `metrics`, which is
+  // UNAVAILABLE with the address where it can't be had, INVALID_ARGUMENT for one of IPv6, which
+  // civetweb as distributions build it has not. Port 0 = a free one. `metrics`, which is
   // complete by now, outlives the server.
   static absl::StatusOr<std::unique_ptr<MetricsServer>> Start(const std::string& listen_address,
                                                               const MetricsRegistry& metrics);

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import pty
 import re
 import shlex
 import shutil
@@ -25,7 +26,7 @@ LIMIT = pytest.mark.timeout(180)
 def run(*arguments, state=None, stdin=None, limit_s=60):
     environment = dict(os.environ, CARAVAN_STATE_FILE=str(state or "/nonexistent/state"))
     return subprocess.run([str(CARAVAN), *map(str, arguments)], input=stdin, capture_output=True, text=True,
-                          timeout=limit_s, env=environment, check=False)
+                          errors="surrogateescape", timeout=limit_s, env=environment, check=False)
 
 
 class Up:
@@ -211,6 +212,53 @@ def test_chat_goes_on_after_an_answer_that_ctrl_c_has_stopped(up):
         output, error = child.communicate(b"Thank you!\n", timeout=STOP_LIMIT_S)
     assert child.returncode == 0, error.decode()
     assert output.count(b"\n") >= 2 and output.splitlines()[-1]
+
+
+@LIMIT
+def test_chat_on_a_terminal_goes_on_after_a_message_that_is_refused(up):
+    """From a pipe it ends, so that a script sees the exit status."""
+    terminal, other_end = pty.openpty()
+    with subprocess.Popen([str(CARAVAN), "chat", "--max_tokens=8"], stdin=other_end, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, env=dict(os.environ, CARAVAN_STATE_FILE=str(up.state_file))) as child:
+        os.close(other_end)
+        os.write(terminal, b"\xff\nTell me a story\n/exit\n")
+        output, error = child.communicate(timeout=STOP_LIMIT_S)
+    os.close(terminal)
+    assert child.returncode == 0, error.decode()
+    assert b"UTF-8" in error and b"/reset starts anew)" in error, error.decode()
+    assert output.strip(), "the next message was not answered"
+    refused = run("chat", state=up.state_file, stdin="\udcff\nTell me a story\n")
+    assert refused.returncode == 1 and "UTF-8" in refused.stderr
+
+
+@LIMIT
+@pytest.mark.parametrize("path,reason", [("/nonexistent/x.json", "can't make a file in /nonexistent/"),
+                                         ("/", "/ is not a regular file")])
+def test_bench_says_before_the_load_where_results_can_not_go(up, path, reason):
+    result = run("bench", "--num_requests=1000000", f"--json={path}", state=up.state_file)
+    assert result.returncode == 1 and f"--json: {reason}" in result.stderr, result.stderr
+
+
+@LIMIT
+def test_up_serves_on_an_ipv6_address(tmp_path):
+    if not pathlib.Path("/proc/net/if_inet6").exists() or "lo" not in pathlib.Path("/proc/net/if_inet6").read_text():
+        pytest.skip("this host has no IPv6")
+    up = Up(tmp_path, "--host=[::1]")
+    try:
+        assert up.state["gateway"].startswith("[::1]:")
+        assert run("generate", PROMPT, "--max_tokens=4", state=up.state_file).stdout.strip()
+        with urllib.request.urlopen(f"http://{up.state['gateway_metrics']}/metrics", timeout=30) as answer:
+            assert b"caravan_gateway" in answer.read()
+    finally:
+        up.end()
+
+
+@LIMIT
+def test_metrics_say_that_they_have_no_ipv6():
+    result = subprocess.run([PROGRAMS / "caravan_tokenizer", f"--model={DEMO_MODEL}", "--listen_address=127.0.0.1:0",
+                             "--metrics_address=[::1]:0"], capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 1
+    assert "--metrics_address is [::1]:0; metrics are served over IPv4 alone" in result.stdout + result.stderr
 
 
 @LIMIT
