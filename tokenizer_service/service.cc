@@ -56,12 +56,12 @@ grpc::ServerUnaryReactor* TokenizerService::Run(grpc::CallbackServerContext* con
     double seconds = absl::ToDoubleSeconds(absl::Now() - begin);
     rpc.metrics->seconds.Observe(seconds);
     (status.ok() ? rpc.metrics->finished : rpc.metrics->refused).Increment();
-    LogDebug("answered", {{"rpc", rpc.name},
-                          {"request", MetadataOf(*context, kRequestIdKey)},
-                          {"traceparent", MetadataOf(*context, kTraceparentKey)},
-                          {"bytes", request_bytes},
-                          {"ms", seconds * 1e3},
-                          {"status", ToString(status)}});
+    LogInfo("answered", {{"rpc", rpc.name},
+                         {"request", MetadataOf(*context, kRequestIdKey)},
+                         {"traceparent", MetadataOf(*context, kTraceparentKey)},
+                         {"bytes", request_bytes},
+                         {"ms", seconds * 1e3},
+                         {"status", ToString(status)}});
     reactor->Finish(ToGrpcStatus(status));
     std::lock_guard lock(calls_mutex_);
     --num_unary_calls_;
