@@ -57,7 +57,7 @@ absl::Status BeamTexts::Append(int32_t id, Beam* beam) const {
   beam->token_ids.push_back(id);
   if (beam->stopped) return absl::OkStatus();
   if (static_cast<size_t>(id) >= vocabulary_->tokens.size()) {
-    return absl::InvalidArgumentError(
+    return absl::FailedPreconditionError(
         absl::StrCat("a beam has token id ", id, "; the tokenizer has ids from 0 to ",
                      static_cast<int64_t>(vocabulary_->tokens.size()) - 1));
   }

@@ -72,6 +72,12 @@ int Sample::OnEvent(const v1::WorkerTokenEvent& event) {
       return num_stale;
     }
     OutputToken token = TokenAt(event, i);
+    if (decode_ != 0 && token.id >= tokenizer_->vocabulary()->size) {
+      owner_->OnSampleFailed(absl::FailedPreconditionError(absl::StrCat(
+          "the model drew token id ", token.id, " and the tokenizer has ids from 0 to ",
+          tokenizer_->vocabulary()->size - 1, ": they may not belong together")));
+      return num_stale;
+    }
     const bool is_stop =
         event.finish() == v1::WorkerTokenEvent::STOP_TOKEN && i + 1 == event.token_ids_size();
     const bool shown = spec.stopping.include_stop ||

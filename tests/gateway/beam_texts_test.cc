@@ -173,7 +173,7 @@ TEST_F(BeamTextsTest, AnIdThatTheTokenizerLacksIsAnError) {
     std::vector<BeamState> shown(1);
     shown[0].token_ids = {kFirstWord, id};
     const absl::Status status = texts.Decode(&shown);
-    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
     EXPECT_THAT(std::string(status.message()), HasSubstr("has ids from 0 to 267"));
   }
 }

@@ -273,6 +273,16 @@ TEST(Failure, OfATokenizerMovesItsSequencesToAnother) {
   }
 }
 
+TEST(Failure, OfAModelThatDrawsWhatItsTokenizerHasNotIsSaidToBeThat) {
+  Cluster cluster;
+  auto call = cluster.Generate(TextRequest("hi"));
+  cluster.worker().Emit(cluster.worker().AwaitSubmit().key(), {WordId(0), WordId(100)});
+  const Seen& seen = call->ReadAll();
+  EXPECT_EQ(seen.status.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_THAT(seen.status.error_message(),
+              HasSubstr("the model drew token id 359 and the tokenizer has ids from 0 to 264"));
+}
+
 // What sequences have so far is sent once more, as large as it is, in messages that are taken.
 TEST(Failure, OfADecodeSessionRepeatsLongSequencesInMessagesThatTheTokenizerTakes) {
   constexpr int kTokens = 2000;
