@@ -19,6 +19,7 @@
 #include "worker/replica/collectives_builder.h"
 #include "worker/replica/heartbeat.h"
 #include "worker/replica/join_stream.h"
+#include "worker/replica/joined_follower.h"
 #include "worker/replica/leader_options.h"
 #include "worker/replica/rank_runner.h"
 
@@ -69,20 +70,7 @@ class ReplicaLeader final : public v1::Replica::CallbackService, private JoinStr
       grpc::CallbackServerContext* context) override;
 
  private:
-  // A rank above 0. Without a stream it has not joined, or was lost.
-  struct Follower {
-    std::shared_ptr<JoinStream> stream;
-    uint64_t instance = 0;
-    v1::FollowerHello hello;
-    v1::FollowerProgress progress;
-    absl::Time last_heard;
-    StandstillClock standstill;  // in this epoch
-    bool joined_before = false;
-    std::string address;  // of its collectives in the epoch that forms
-    bool has_address = false;
-    bool ready = false;  // for the epoch that forms
-    bool loaded = false;
-  };
+  using Follower = JoinedFollower;
 
   void OnFollowerMessage(const std::shared_ptr<JoinStream>& stream,
                          const v1::FollowerMessage& message) override;
