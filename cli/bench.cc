@@ -1,4 +1,5 @@
 // caravan bench: how a running cluster behaves under load.
+#include <filesystem>
 #include <fstream>
 #include <string>
 #include <thread>
@@ -104,7 +105,9 @@ absl::StatusOr<LoadReport> RunLoad(const std::vector<std::shared_ptr<grpc::Chann
 
 absl::Status RunBench(const BenchOptions& flags, LoadOptions load) {
   const ShutdownSignal blocked_before_threads_start;
-  if (!flags.json.empty() && flags.json != "-") {  // not after minutes of load
+  std::error_code error;
+  const bool is_stream = flags.json == "-" || std::filesystem::is_other(flags.json, error);
+  if (!flags.json.empty() && !is_stream) {  // not after minutes of load
     if (const absl::Status status = CheckWritableFile(flags.json); !status.ok()) {
       return absl::Status(status.code(), absl::StrCat("--json: ", status.message()));
     }

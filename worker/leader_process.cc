@@ -278,9 +278,9 @@ class LeaderProcess {
     LogError("failed", {{"status", ToString(status)}});
     if (engine_ != nullptr) engine_->Stop();
     service_.Stop();
-    if (absl::IsFailedPrecondition(
-            leader_.hopeless())) {  // nor have the others anything to wait for
-      leader_.Dismiss(leader_.hopeless());
+    const absl::Status hopeless = leader_.hopeless();
+    if (absl::IsFailedPrecondition(hopeless)) {  // the others have nothing to wait for either
+      leader_.Dismiss(hopeless);
       server_.Shutdown(absl::Now() + kLastMessages);
     }
     leader_.Stop();

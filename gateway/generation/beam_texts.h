@@ -29,7 +29,7 @@ class BeamTexts {
             const std::vector<int32_t>& prompt_token_ids);
 
   // Gives each of `beams` its text. One that has completed a stop string keeps the tokens up to
-  // there, as its sample will at the end. INVALID_ARGUMENT for an id that the tokenizer lacks.
+  // there, as its sample will at the end. FAILED_PRECONDITION for an id that the tokenizer lacks.
   absl::Status Decode(std::vector<BeamState>* beams);
 
  private:

@@ -72,19 +72,20 @@ int Sample::OnEvent(const v1::WorkerTokenEvent& event) {
       return num_stale;
     }
     OutputToken token = TokenAt(event, i);
-    if (decode_ != 0 && token.id >= tokenizer_->vocabulary()->size) {
-      owner_->OnSampleFailed(absl::FailedPreconditionError(absl::StrCat(
-          "the model drew token id ", token.id, " and the tokenizer has ids from 0 to ",
-          tokenizer_->vocabulary()->size - 1, ": they may not belong together")));
-      return num_stale;
-    }
     const bool is_stop =
         event.finish() == v1::WorkerTokenEvent::STOP_TOKEN && i + 1 == event.token_ids_size();
     const bool shown = spec.stopping.include_stop ||
                        (spec.output.keep_special_tokens &&
                         tokenizer_->vocabulary()->special_token_ids.contains(token.id));
+    const bool hidden = is_stop && !shown;  // then nothing decodes it
+    if (decode_ != 0 && !hidden && token.id >= tokenizer_->vocabulary()->size) {
+      owner_->OnSampleFailed(absl::FailedPreconditionError(absl::StrCat(
+          "the model drew token id ", token.id, " and the tokenizer has ids from 0 to ",
+          tokenizer_->vocabulary()->size - 1, ": they may not belong together")));
+      return num_stale;
+    }
     token_ids_.push_back(token.id);
-    Accept(std::move(token), is_stop && !shown);
+    Accept(std::move(token), hidden);
   }
   if (!ended_ && event.finish() != v1::WorkerTokenEvent::NONE) OnWorkerFinish(event);
   return num_stale;

@@ -240,6 +240,12 @@ def test_bench_says_before_the_load_where_results_can_not_go(up, path, reason):
 
 
 @LIMIT
+def test_bench_writes_its_results_into_a_pipe_too(up):
+    result = run("bench", "--num_requests=1", "--output_tokens=2", "--json=/dev/stdout", state=up.state_file)
+    assert result.returncode == 0 and '"output_tokens_per_second"' in result.stdout, result.stderr
+
+
+@LIMIT
 def test_up_serves_on_an_ipv6_address(tmp_path):
     if not pathlib.Path("/proc/net/if_inet6").exists() or "lo" not in pathlib.Path("/proc/net/if_inet6").read_text():
         pytest.skip("this host has no IPv6")

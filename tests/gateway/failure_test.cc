@@ -283,6 +283,16 @@ TEST(Failure, OfAModelThatDrawsWhatItsTokenizerHasNotIsSaidToBeThat) {
               HasSubstr("the model drew token id 359 and the tokenizer has ids from 0 to 264"));
 }
 
+TEST(Failure, AStopTokenThatTheTokenizerHasNotIsNone) {
+  Cluster cluster;
+  auto call = cluster.Generate(TextRequest("hi"));
+  const uint64_t key = cluster.worker().AwaitSubmit().key();
+  cluster.worker().Emit(key, {WordId(0), WordId(100)}, Finish::STOP_TOKEN);
+  const Seen& seen = call->ReadAll();
+  EXPECT_TRUE(seen.status.ok()) << seen.status.error_message();
+  EXPECT_EQ(seen.text, " the");
+}
+
 // What sequences have so far is sent once more, as large as it is, in messages that are taken.
 TEST(Failure, OfADecodeSessionRepeatsLongSequencesInMessagesThatTheTokenizerTakes) {
   constexpr int kTokens = 2000;
