@@ -2,6 +2,7 @@
 
 #include "kernels/device/cuda_check.h"
 #include "kernels/device/peer.cuh"
+#include "kernels/device/peer_ring.cuh"
 #include "kernels/peer_all_reduce.h"
 
 namespace caravan::cuda {
@@ -10,7 +11,12 @@ namespace {
 constexpr int kThreads = 512;
 // For each of PeerView::max_blocks; the packs of many ranks take the registers of two.
 template <int kRanks>
-constexpr int kBlocksAtOnce = kRanks == 2 ? 2 : 1;
+constexpr int kBlocksAtOnce = kRanks <= 4 ? 2 : 1;
+
+// The same for the ring.
+constexpr int kLaneThreads = 128;
+template <int kRanks>
+constexpr int kLaneBlocksAtOnce = kRanks <= 4 ? 4 : 2;
 
 __device__ int64_t FirstIndex() { return int64_t{blockIdx.x} * kThreads + threadIdx.x; }
 __device__ int64_t Stride() { return int64_t{gridDim.x} * kThreads; }
@@ -46,45 +52,65 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce<kRanks>)
   }
 }
 
-// Rank r owns the r-th part of the packs. One thread per pack of a part: sends the addend of each
-// part to its owner, sums the own part, sends the sum to all, and takes the others' sums.
+// Rank r owns the r-th part of the packs. A lane takes one pack of each part a round: it sends the
+// addends to their owners; sums what has come for its own part of an earlier round and sends that
+// to all; and takes the others' sums of a still earlier one. So the links are busy from the first
+// round to the last, and what a lane waits for has long been on its way. What lies beyond the last
+// element is sent too, as zeros.
 template <typename T, int kRanks>
-__global__ void __launch_bounds__(kThreads, kBlocksAtOnce<kRanks>)
-    SumPartsKernel(const __grid_constant__ PeerView peers, T* x, int64_t count, bool aligned) {
+__global__ void __launch_bounds__(kLaneThreads, kLaneBlocksAtOnce<kRanks>)
+    SumPartsKernel(const __grid_constant__ PeerView peers, T* x, int64_t count, bool aligned,
+                   int64_t lanes) {
   ReleaseSuccessor(peers);
   WaitForPredecessor();
-  const Turn turn = BeginTurn(peers);
-  if (turn.aborted) return;
   const int64_t packs = (count + kVector<T> - 1) / kVector<T>;
   const int64_t part = (packs + peers.world_size - 1) / peers.world_size;
-  const int64_t sums = part * peers.world_size;  // where the sums begin, after the addends' slots
-  const auto part_size = [&](int owner) { return min(part, packs - owner * part); };
-  uint4* const region = RegionOf(peers, turn, peers.rank);
-  for (int step = 1; step < peers.world_size; ++step) {
-    const int owner = (peers.rank + step) % peers.world_size;
-    uint4* const slot = RegionOf(peers, turn, owner) + peers.rank * part;
-    for (int64_t i = FirstIndex(); i < part_size(owner); i += Stride()) {
-      StoreVolatile(slot + i, Sendable(LoadPack(x, owner * part + i, count, aligned)));
+  const int64_t width = min(lanes, int64_t{gridDim.x} * kLaneThreads);  // lanes in use
+  const int64_t lane = int64_t{blockIdx.x} * kLaneThreads + threadIdx.x;
+  const auto rounds = static_cast<int>((part + width - 1) / width);
+  const auto has = [&](int round) {
+    return round >= 0 && lane < width && round * width + lane < part;
+  };
+  const auto place = [&](int owner, int round) { return owner * part + round * width + lane; };
+  uint4 addends[kRanks];  // of the next round, for the owner so many ranks after this one
+  const auto read = [&](int round) {
+    if (!has(round)) return;
+    ForEachPeer<kRanks>(peers, [&](int step, int owner) {
+      addends[step] = LoadPack(x, place(owner, round), count, aligned);
+    });
+  };
+  read(0);
+  const RingRounds ring = BeginRounds(peers, rounds);
+  if (ring.aborted) return;
+  const LaneSlots slots{peers, ring.first, lane, lanes};
+  for (int round = 0; round < rounds + 2 * kRingLag; ++round) {
+    if (round < rounds) FenceLane(round);
+    if (has(round)) {
+      ForEachPeer<kRanks>(peers, [&](int step, int owner) {
+        StoreVolatile(slots.OfPeer(step, owner, round, LaneSlots::kAddends),
+                      Sendable(addends[step]));
+      });
     }
-  }
-  for (int64_t i = FirstIndex(); i < part_size(peers.rank); i += Stride()) {
-    const int64_t at = peers.rank * part + i;
-    uint4 addends[kRanks];
-    const uint4 pack = Sendable(LoadPack(x, at, count, aligned));
-#pragma unroll
-    for (int r = 0; r < kRanks; ++r) addends[r] = pack;
-    if (!ReceiveFromAll<kRanks>(peers, region + i, part, addends)) return;
-    const uint4 sum = Sendable(SumPack<T, kRanks>(peers, addends));
-    PushToAll<kRanks>(peers, turn, sums + at, sum);
-    StorePack(x, at, count, aligned, sum);
-  }
-  for (int step = 1; step < peers.world_size; ++step) {
-    const int owner = (peers.rank + step) % peers.world_size;
-    for (int64_t i = FirstIndex(); i < part_size(owner); i += Stride()) {
-      const int64_t at = owner * part + i;
-      uint4 sum;
-      if (!Receive(peers, region + sums + at, sum)) return;
-      StorePack(x, at, count, aligned, sum);
+    read(round + 1);
+    uint4 received[kRanks];
+    if (const int summed = round - kRingLag; has(summed)) {
+      received[0] = Sendable(LoadPack(x, place(peers.rank, summed), count, aligned));
+      uint4* const from = slots.Own(summed, LaneSlots::kAddends);
+      if (!ReceiveFromPeers<kRanks>(peers, from, lanes, received)) return;
+      uint4 in_order[kRanks];
+      PutInRankOrder(peers, received, in_order);
+      const uint4 sum = Sendable(SumPack<T, kRanks>(peers, in_order));
+      ForEachPeer<kRanks>(peers, [&](int step, int to) {
+        StoreVolatile(slots.OfPeer(step, to, summed, LaneSlots::kSums), sum);
+      });
+      StorePack(x, place(peers.rank, summed), count, aligned, sum);
+    }
+    if (const int taken = round - 2 * kRingLag; has(taken)) {
+      uint4* const from = slots.Own(taken, LaneSlots::kSums);
+      if (!ReceiveFromPeers<kRanks>(peers, from, lanes, received)) return;
+      ForEachPeer<kRanks>(peers, [&](int step, int owner) {
+        StorePack(x, place(owner, taken), count, aligned, received[step]);
+      });
     }
   }
 }
@@ -157,27 +183,31 @@ unsigned int BlocksFor(const PeerView& peers, int64_t packs, int at_once) {
   return static_cast<unsigned int>(std::min<int64_t>(wanted, int64_t{peers.max_blocks} * at_once));
 }
 
-// Both kernels take at most so many bytes a launch.
-int64_t MostBytesOfALaunch(const PeerView& peers, bool parts) {
-  const int64_t slot = peers.region_bytes / peers.world_size;
-  // Of a region the addends take one half and the sums the other, each up to world_size - 1 packs
-  // more than x has.
-  return parts ? peers.region_bytes / 2 - 16 * kMostPeers : slot / 16 * 16;
-}
-
 template <typename T, int kRanks>
-void LaunchSum(const PeerView& peers, T* x, int64_t count, CudaStream& stream) {
-  const int64_t bytes = count * static_cast<int64_t>(sizeof(T));
-  const bool parts = bytes > MostBytesSummedEverywhere(peers.world_size);
-  const auto kernel = parts ? SumPartsKernel<T, kMostPeers> : SumEverywhereKernel<T, kRanks>;
-  const int64_t step = MostBytesOfALaunch(peers, parts) / static_cast<int64_t>(sizeof(T));
+void LaunchSumEverywhere(const PeerView& peers, T* x, int64_t count, CudaStream& stream) {
+  const int64_t step =
+      peers.region_bytes / peers.world_size / 16 * 16 / static_cast<int64_t>(sizeof(T));
   for (int64_t first = 0; first < count; first += step) {
     const int64_t size = std::min(step, count - first);
     const int64_t packs = (size + kVector<T> - 1) / kVector<T>;
-    const int64_t work = parts ? packs / peers.world_size + 1 : packs;
-    LaunchPeer(kernel, {BlocksFor(peers, work, kBlocksAtOnce<kRanks>), kThreads}, stream, peers,
-               x + first, size, IsAligned16(x + first));
+    LaunchPeer(SumEverywhereKernel<T, kRanks>,
+               {BlocksFor(peers, packs, kBlocksAtOnce<kRanks>), kThreads}, stream, peers, x + first,
+               size, IsAligned16(x + first));
   }
+}
+
+template <typename T, int kRanks>
+void LaunchSumParts(const PeerView& peers, T* x, int64_t count, CudaStream& stream) {
+  // The same for all launches: a lane's slots are its own.
+  const int64_t lanes =
+      std::min(int64_t{peers.max_blocks} * kLaneBlocksAtOnce<kRanks> * kLaneThreads,
+               MostLanes(peers.ring_bytes, peers.world_size));
+  CARAVAN_CHECK(lanes > 0, "a ring of ", peers.ring_bytes, " bytes");
+  const int64_t packs = count / kVector<T> / peers.world_size + 1;  // of a part, or one more
+  const auto blocks =
+      static_cast<unsigned int>((std::min(lanes, packs) + kLaneThreads - 1) / kLaneThreads);
+  LaunchPeer(SumPartsKernel<T, kRanks>, {blocks, kLaneThreads}, stream, peers, x, count,
+             IsAligned16(x), lanes);
 }
 
 template <typename T>
@@ -204,8 +234,15 @@ void PeerAllReduceSum(const PeerView& peers, MatrixView x, CudaStream& stream) {
   if (x.empty() || peers.world_size == 1) return;
   WithType(x.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    const auto launch = peers.world_size == 2 ? LaunchSum<T, 2> : LaunchSum<T, kMostPeers>;
-    launch(peers, static_cast<T*>(x.data), x.rows * x.cols, stream);
+    const int64_t count = x.rows * x.cols;
+    const bool parts = count * SizeOf(x.dtype) > MostBytesSummedEverywhere(peers.world_size);
+    WithRanks(peers.world_size, [&](auto ranks) {
+      constexpr int kRanks = ranks();
+      if constexpr (kRanks > 2) {
+        if (parts) return LaunchSumParts<T, kRanks>(peers, static_cast<T*>(x.data), count, stream);
+      }
+      LaunchSumEverywhere<T, kRanks>(peers, static_cast<T*>(x.data), count, stream);
+    });
   });
 }
 
@@ -249,7 +286,9 @@ void LoadPeerKernels() {
     WithType(dtype, [&](auto tag) {
       using T = typename decltype(tag)::type;
       load(SumEverywhereKernel<T, 2>);
+      load(SumEverywhereKernel<T, 4>);
       load(SumEverywhereKernel<T, kMostPeers>);
+      load(SumPartsKernel<T, 4>);
       load(SumPartsKernel<T, kMostPeers>);
       load(SumInRankOrderKernel<T>);
     });

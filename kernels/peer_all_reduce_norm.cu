@@ -12,7 +12,7 @@ constexpr int kMostHidden = 8192;  // more would not stay in registers
 
 // The packs of many ranks take registers, so a block has fewer threads there.
 template <int kRanks>
-constexpr int kMostThreads = kRanks == 2 ? 1024 : 512;
+constexpr int kMostThreads = kRanks <= 4 ? 1024 : 512;
 
 // A thread's packs of a row.
 template <typename P, int kRanks>
@@ -243,8 +243,7 @@ void PeerAllReduceAddRmsNorm(const PeerView& peers, const PeerReducedNorm& norm,
   WithTypes(norm.partial.dtype, norm.residual.dtype, [&](auto partial, auto residual) {
     using P = typename decltype(partial)::type;
     using R = typename decltype(residual)::type;
-    const auto launch = peers.world_size <= 2 ? Launch<P, R, 2> : Launch<P, R, kMostPeers>;
-    launch(peers, norm, stream);
+    WithRanks(peers.world_size, [&](auto ranks) { Launch<P, R, ranks()>(peers, norm, stream); });
   });
 }
 
@@ -259,6 +258,7 @@ void LoadPeerNormKernels() {
         using P = typename decltype(p)::type;
         using R = typename decltype(r)::type;
         load(SumAddRmsNormKernel<P, R, 2>);
+        load(SumAddRmsNormKernel<P, R, 4>);
         load(SumAddRmsNormKernel<P, R, kMostPeers>);
       });
     }

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/device/elements.cuh"
 #include "kernels/device/launch.cuh"
@@ -211,17 +212,32 @@ __device__ void StorePack(T* x, int64_t i, int64_t count, bool aligned, uint4 va
   }
 }
 
-// Pushes a pack to the same place in the region of every other rank, the next one first so that
-// not all ranks store into one at a time.
-template <int kRanks>
-__device__ void PushToAll(const PeerView& peers, const Turn& turn, int64_t place, uint4 pack) {
+// Calls body(step, rank) for step 1, 2, … and the rank so many after this one: not all ranks store
+// into one at a time.
+template <int kRanks, typename Body>
+__device__ void ForEachPeer(const PeerView& peers, const Body& body) {
 #pragma unroll
   for (int step = 1; step < kRanks; ++step) {
     if (step >= peers.world_size) break;
-    const int to = peers.rank + step < peers.world_size ? peers.rank + step
-                                                        : peers.rank + step - peers.world_size;
-    StoreVolatile(RegionOf(peers, turn, to) + place, pack);
+    const int rank = peers.rank + step;
+    body(step, rank < peers.world_size ? rank : rank - peers.world_size);
   }
+}
+
+// Pushes a pack to the same place in the region of every other rank.
+template <int kRanks>
+__device__ void PushToAll(const PeerView& peers, const Turn& turn, int64_t place, uint4 pack) {
+  ForEachPeer<kRanks>(peers,
+                      [&](int, int to) { StoreVolatile(RegionOf(peers, turn, to) + place, pack); });
+}
+
+// Calls body(std::integral_constant<int, n>()) for the least n of ranks that kernels are built for
+// and that is at least world_size.
+template <typename Body>
+void WithRanks(int world_size, const Body& body) {
+  if (world_size <= 2) return body(std::integral_constant<int, 2>());
+  if (world_size <= 4) return body(std::integral_constant<int, 4>());
+  return body(std::integral_constant<int, kMostPeers>());
 }
 
 }  // namespace caravan::cuda

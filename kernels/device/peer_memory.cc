@@ -37,19 +37,21 @@ std::atomic_ref<unsigned int> WordOf(const PinnedMemory& memory) {
 
 }  // namespace
 
-std::unique_ptr<PeerMemory> PeerMemory::Create(int device, int64_t region_bytes,
+std::unique_ptr<PeerMemory> PeerMemory::Create(int device, int64_t region_bytes, int64_t ring_bytes,
                                                std::string* problem) {
   CARAVAN_CHECK(region_bytes > 0 && region_bytes % (int64_t{16} * kMostPeers) == 0, region_bytes);
+  CARAVAN_CHECK(ring_bytes >= 0 && ring_bytes % 16 == 0, ring_bytes);
   std::unique_ptr<PeerMemory> memory(new PeerMemory);
   PeerEndpoint& own = memory->endpoint_;
   memory->device_ = own.device = device;
   own.process = ThisProcess();
   own.region_bytes = region_bytes;
+  own.ring_bytes = ring_bytes;
   if (Failed(cudaSetDevice(device), "GPU " + std::to_string(device), problem)) return nullptr;
   cudaDeviceGetPCIBusId(own.pci_bus_id.data(), static_cast<int>(own.pci_bus_id.size()), device);
   CARAVAN_CUDA_CHECK(
       cudaDeviceGetAttribute(&own.num_multiprocessors, cudaDevAttrMultiProcessorCount, device));
-  const auto bytes = static_cast<size_t>(2 * region_bytes);
+  const auto bytes = static_cast<size_t>(2 * region_bytes + ring_bytes);
   if (Failed(cudaMalloc(&memory->regions_, bytes),
              Describe(own) + ": " + std::to_string(bytes >> 20) + " MiB for peers", problem)) {
     memory->regions_ = nullptr;
@@ -89,10 +91,12 @@ bool PeerMemory::Map(int rank, std::span<const PeerEndpoint> endpoints, std::str
   view.rank = rank;
   view.world_size = static_cast<int>(endpoints.size());
   view.region_bytes = endpoint_.region_bytes;
+  view.ring_bytes = endpoint_.ring_bytes;
   view.max_blocks = endpoint_.num_multiprocessors;
   for (int r = 0; r < view.world_size; ++r) {
     const PeerEndpoint& endpoint = endpoints[static_cast<size_t>(r)];
-    if (endpoint.region_bytes != endpoint_.region_bytes) {
+    if (endpoint.region_bytes != endpoint_.region_bytes ||
+        endpoint.ring_bytes != endpoint_.ring_bytes) {
       *problem = Describe(endpoint) + " has regions of another size: builds differ";
       return false;
     }

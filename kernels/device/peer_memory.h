@@ -18,14 +18,15 @@ inline constexpr int kMostPeers = 8;
 
 // On the device: which of the two regions a launch uses, and whether the group was given up.
 struct PeerCounters {
-  unsigned long long arrivals;  // of blocks, over all launches
+  unsigned long long arrivals;       // of blocks, over all launches that use the regions
+  unsigned long long ring_arrivals;  // the same for the ring
   // On the GPU's clock, ns: nobody reads the abort word before then.
   unsigned long long next_look;
   unsigned int aborted;
 };
 
-// What a kernel gets. Each rank owns two regions, used by turns, in which the others put data for
-// it. Between launches every byte of a region is 0xff, which no data is.
+// What a kernel gets. Each rank owns two regions, used by turns, and a ring, in which the others
+// put data for it. Between launches every byte of them is 0xff, which no data is.
 struct PeerView {
   int rank = 0;
   int world_size = 1;
@@ -33,6 +34,7 @@ struct PeerView {
   // Ranks on one GPU (tests do so): what would start early could take the place of a peer's kernel.
   bool shares_gpu = false;
   int64_t region_bytes = 0;                         // of one region; a multiple of 16 · kMostPeers
+  int64_t ring_bytes = 0;                           // of the ring, which follows the regions
   std::array<std::byte*, kMostPeers> regions = {};  // of each rank, as mapped here
   PeerCounters* counters = nullptr;                 // this rank's own
   const unsigned int* abort_word = nullptr;         // in host memory; not 0 once given up
@@ -43,18 +45,21 @@ struct PeerEndpoint {
   uint64_t process = 0;  // random, one a process life
   uint64_t address = 0;  // of the regions in that process
   int64_t region_bytes = 0;
+  int64_t ring_bytes = 0;
   int32_t device = 0;  // in that process
   int32_t num_multiprocessors = 0;
   std::array<char, 32> pci_bus_id = {};
   std::array<char, 64> ipc_handle = {};
 };
 
-// This rank's regions and the maps of the others'. Made and mapped by one thread, whose current
-// device becomes `device`. The regions of a group that was given up are of no more use.
+// This rank's regions and ring and the maps of the others'. Made and mapped by one thread, whose
+// current device becomes `device`. The regions of a group that was given up are of no more use.
 class PeerMemory {
  public:
   // Null with the reason in `*problem`. The regions can be written to by others from then on.
-  static std::unique_ptr<PeerMemory> Create(int device, int64_t region_bytes, std::string* problem);
+  // ring_bytes: a multiple of 16, 0 where nothing uses the ring (kernels/peer_all_reduce.h).
+  static std::unique_ptr<PeerMemory> Create(int device, int64_t region_bytes, int64_t ring_bytes,
+                                            std::string* problem);
   // Waits until all that runs on the device has ended, so Abort first where peers may be lost.
   ~PeerMemory();
   PeerMemory(const PeerMemory&) = delete;

@@ -357,6 +357,62 @@ TEST_P(PeerTest, TenThousandIterationsInAGraphAreExact) {
   }
 }
 
+// Sums of several rounds of the ring, whole and broken ones, that follow each other without a wait
+// and are mixed with what uses the regions: what one leaves behind would be in the next.
+TEST_P(PeerTest, LargeSumsThatFollowEachOtherAreExact) {
+  constexpr int64_t kSizes[] = {150'001, 131'080, 400'000, 262'144, 100, 1'000'003, 200'000};
+  constexpr int64_t kMost = 1'000'003;
+  constexpr int kSets = 2;  // of addends, by turns
+  PeerRanks ranks(world_size(), kRegion);
+  std::vector<std::vector<MatrixView>> sources(kSets);
+  std::vector<Tensor> expected;
+  for (int set = 0; set < kSets; ++set) {
+    std::vector<Tensor> addends;
+    for (int r = 0; r < world_size(); ++r) {
+      Tensor& addend = addends.emplace_back(DType::kFloat32, 1, kMost);
+      for (int64_t c = 0; c < kMost; ++c) {
+        addend.Set(0, c, static_cast<float>((c * 7 + c / 4096 + set * 5 + r * 11) % 64));
+      }
+      sources[static_cast<size_t>(set)].push_back(ranks.Put(r, addend));
+    }
+    expected.push_back(RoundedSum(addends));
+  }
+  std::vector<std::vector<std::vector<MatrixView>>> sums(kSets);  // [set][rank][size]
+  for (auto& of_set : sums) {
+    of_set.resize(static_cast<size_t>(world_size()));
+    for (int r = 0; r < world_size(); ++r) {
+      for (const int64_t size : kSizes) {
+        of_set[static_cast<size_t>(r)].push_back(ranks.Put(r, Tensor(DType::kFloat32, 1, size)));
+      }
+    }
+  }
+  for (int round = 0; round < 10; ++round) {
+    for (int repeat = 0; repeat < 10; ++repeat) {
+      for (size_t set = 0; set < kSets; ++set) {
+        ranks.ForEach([&](int r) {
+          for (const MatrixView& x : sums[set][static_cast<size_t>(r)]) {
+            CopyOnDevice(x.data, sources[set][static_cast<size_t>(r)].data, x.cols * 4,
+                         ranks.stream(r));
+            cuda::PeerAllReduceSum(ranks.peers(r), x, ranks.stream(r));
+          }
+        });
+      }
+    }
+    ranks.Run([](int) {});
+    for (size_t set = 0; set < kSets; ++set) {
+      const std::string bits = expected[set].Bits(0);
+      for (int r = 0; r < world_size(); ++r) {
+        for (const MatrixView& x : sums[set][static_cast<size_t>(r)]) {
+          Tensor sum(DType::kFloat32, 1, x.cols);
+          ranks.Get(r, x, &sum);
+          ASSERT_EQ(sum.Bits(0), bits.substr(0, static_cast<size_t>(x.cols) * 4))
+              << x.cols << " elements, set " << set << ", rank " << r << ", round " << round;
+        }
+      }
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Ranks, PeerTest, testing::Values(1, 2, 3, 4, 8));
 
 }  // namespace

@@ -87,7 +87,9 @@ void Sum(benchmark::State& state) {
 }
 BENCHMARK(Sum)
     ->ArgNames({"kind", "KiB", "dtype"})
-    ->ArgsProduct({{2, 3}, {8, 16, 64, 256, 1024, 8192, 65536}, {0, 2}})
+    ->ArgsProduct({{2, 3},
+                   {8, 16, 64, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072},
+                   {0, 2}})
     ->UseManualTime()
     ->Iterations(2)
     ->Unit(benchmark::kMicrosecond);

@@ -158,7 +158,8 @@ absl::StatusOr<std::unique_ptr<CollectivesBuilder>> MakePeerBuilder(const GroupS
         "peer memory is for at most ", kMostPeers, " ranks, not ", spec.world_size, ": use nccl"));
   }
   std::string problem;
-  std::unique_ptr<PeerMemory> memory = PeerMemory::Create(spec.gpu, kRegionBytes, &problem);
+  std::unique_ptr<PeerMemory> memory =
+      PeerMemory::Create(spec.gpu, kRegionBytes, cuda::RingBytesFor(spec.world_size), &problem);
   if (memory == nullptr) return absl::UnavailableError(problem);
   return std::make_unique<PeerBuilder>(std::move(memory), spec);
 }

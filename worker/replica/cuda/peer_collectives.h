@@ -9,8 +9,8 @@
 
 namespace caravan {
 
-// Allocates what the others write to (32 MiB) on spec.gpu. Connect runs each collective once, so
-// that what can't work fails there.
+// Allocates what the others write to (32 MiB, 112 with more than two ranks) on spec.gpu. Connect
+// runs each collective once, so that what can't work fails there.
 absl::StatusOr<std::unique_ptr<CollectivesBuilder>> MakePeerBuilder(const GroupSpec& spec);
 
 }  // namespace caravan
