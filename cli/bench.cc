@@ -76,8 +76,13 @@ absl::Status FindModel(const std::shared_ptr<grpc::Channel>& channel, LoadOption
                                  : absl::StrCat("the gateway serves no model ", load->model));
 }
 
-absl::StatusOr<LoadReport> RunLoad(const std::vector<std::shared_ptr<grpc::Channel>>& channels,
-                                   const LoadOptions& load, const std::string& label) {
+struct LoadOutcome {
+  LoadReport report;
+  bool interrupted = false;  // then of what ended before
+};
+
+LoadOutcome RunLoad(const std::vector<std::shared_ptr<grpc::Channel>>& channels,
+                    const LoadOptions& load, const std::string& label) {
   ShutdownSignal signal;
   LoadGenerator generator(channels, load);
   std::atomic<bool> interrupted = false;
@@ -99,8 +104,22 @@ absl::StatusOr<LoadReport> RunLoad(const std::vector<std::shared_ptr<grpc::Chann
   progress.Clear();
   signal.Trigger();
   interrupt.join();
-  if (interrupted) return absl::CancelledError("interrupted");
-  return MakeReport(records);
+  return {MakeReport(records), interrupted};
+}
+
+absl::Status WriteReport(const LoadReport& report, const LoadOptions& load,
+                         const std::string& json) {
+  if (json == "-") {
+    WriteOut(ReportToJson(report, load).dump(2) + "\n");
+  } else {
+    WriteOut(FormatReport(report));
+  }
+  if (json.empty() || json == "-") return absl::OkStatus();
+  std::ofstream file(json);
+  file << ReportToJson(report, load).dump(2) << '\n';
+  file.close();
+  if (!file) return absl::PermissionDeniedError("can't write --json=" + json);
+  return absl::OkStatus();
 }
 
 absl::Status RunBench(const BenchOptions& flags, LoadOptions load) {
@@ -120,20 +139,13 @@ absl::Status RunBench(const BenchOptions& flags, LoadOptions load) {
     LoadOptions warmup = load;
     warmup.num_requests = static_cast<int>(flags.warmup);
     warmup.seed = ~load.seed;
-    RETURN_IF_ERROR(RunLoad(channels, warmup, "warming up").status());
+    if (RunLoad(channels, warmup, "warming up").interrupted) {
+      return absl::CancelledError("interrupted");
+    }
   }
-  ASSIGN_OR_RETURN(const LoadReport report, RunLoad(channels, load, "bench"));
-  if (flags.json == "-") {
-    WriteOut(ReportToJson(report, load).dump(2) + "\n");
-  } else {
-    WriteOut(FormatReport(report));
-  }
-  if (!flags.json.empty() && flags.json != "-") {
-    std::ofstream file(flags.json);
-    file << ReportToJson(report, load).dump(2) << '\n';
-    file.close();
-    if (!file) return absl::PermissionDeniedError("can't write --json=" + flags.json);
-  }
+  const auto [report, interrupted] = RunLoad(channels, load, "bench");
+  RETURN_IF_ERROR(WriteReport(report, load, flags.json));
+  if (interrupted) return absl::CancelledError("interrupted");
   return report.failed == 0 ? absl::OkStatus()
                             : absl::AbortedError(absl::StrCat(report.failed, " requests failed"));
 }
@@ -166,7 +178,7 @@ int BenchCommand(const std::vector<std::string>& words) {
   Options options("bench", "",
                   "Sends requests with random prompts to a running cluster, at a fixed concurrency "
                   "or at a rate\n(Poisson arrivals), and reports latency percentiles and "
-                  "throughput.");
+                  "throughput; after Ctrl-C, of\nwhat has ended by then.");
   options.Add("address", &flags.address,
               "host:port of a gateway; the running cluster's if not given, else localhost:8001");
   options.Add("model", &flags.model, "name of the model; the first served if not given");

@@ -28,7 +28,10 @@ class LoadGenerator::Call : public grpc::ClientReadReactor<v1::GenerateResponse>
     StartCall();
   }
 
-  void Cancel() { context_.TryCancel(); }
+  void Cancel() {
+    cancelled_ = true;
+    context_.TryCancel();
+  }
   // After OnDone.
   const RequestRecord& record() const { return record_; }
 
@@ -42,9 +45,10 @@ class LoadGenerator::Call : public grpc::ClientReadReactor<v1::GenerateResponse>
   void OnDone(const grpc::Status& status) override {
     record_.finished_at = absl::Now();
     record_.status = FromGrpcStatus(status);
+    record_.cancelled = cancelled_ && absl::IsCancelled(record_.status);
     const absl::MutexLock lock(&owner_->mutex_);
     ++owner_->counts_.finished;
-    owner_->counts_.failed += status.ok() ? 0 : 1;
+    owner_->counts_.failed += status.ok() || record_.cancelled ? 0 : 1;
   }
 
  private:
@@ -67,6 +71,7 @@ class LoadGenerator::Call : public grpc::ClientReadReactor<v1::GenerateResponse>
   grpc::ClientContext context_;
   v1::GenerateRequest request_;
   v1::GenerateResponse event_;
+  std::atomic<bool> cancelled_ = false;
   RequestRecord record_;
 };
 

@@ -45,6 +45,7 @@ struct RequestRecord {
   // One a token after the first event: the event's gap, divided by its tokens.
   std::vector<double> inter_token_ms;
   absl::Status status;
+  bool cancelled = false;  // by LoadGenerator::Cancel; the rest is how far it came
 };
 
 struct LoadProgressCounts {

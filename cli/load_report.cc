@@ -38,6 +38,10 @@ LoadReport MakeReport(const std::vector<RequestRecord>& records) {
     first = std::min(first, record.sent_at);
     last = std::max(last, record.finished_at);
     report.output_tokens += record.output_tokens;
+    if (record.cancelled) {
+      ++report.cancelled;
+      continue;
+    }
     if (!record.status.ok()) {
       if (report.failed++ == 0) report.first_error = ToString(record.status);
       continue;
@@ -66,10 +70,11 @@ std::string FormatReport(const LoadReport& report) {
   add("between tokens", report.inter_token_ms);
   add("end to end", report.end_to_end_ms);
   std::string text = absl::StrFormat(
-      "%d requests in %.2f s (%d failed): %.2f requests/s, %.1f output tokens/s, "
+      "%d requests in %.2f s (%d failed%s): %.2f requests/s, %.1f output tokens/s, "
       "%d prompt tokens\n\n",
-      report.succeeded, report.seconds, report.failed, report.requests_per_second(),
-      report.output_tokens_per_second(), report.prompt_tokens);
+      report.succeeded, report.seconds, report.failed,
+      report.cancelled > 0 ? absl::StrCat(", ", report.cancelled, " cancelled") : "",
+      report.requests_per_second(), report.output_tokens_per_second(), report.prompt_tokens);
   text += FormatTable(rows);
   if (report.failed > 0) absl::StrAppend(&text, "\nfirst failure: ", report.first_error, "\n");
   return text;
@@ -93,6 +98,7 @@ nlohmann::json ReportToJson(const LoadReport& report, const LoadOptions& options
             {"seed", options.seed}}},
           {"succeeded", report.succeeded},
           {"failed", report.failed},
+          {"cancelled", report.cancelled},
           {"first_error", report.first_error},
           {"seconds", report.seconds},
           {"prompt_tokens", report.prompt_tokens},

@@ -24,6 +24,7 @@ Percentiles PercentilesOf(const std::vector<double>& values);
 struct LoadReport {
   int succeeded = 0;
   int failed = 0;
+  int cancelled = 0;  // their tokens count as output, nothing else of them does
   std::string first_error;
   double seconds = 0;  // from the first request sent to the last one finished
   int64_t prompt_tokens = 0;

@@ -48,6 +48,29 @@ TEST(LoadReport, CountsFailedRequestsButNotTheirLatencies) {
   EXPECT_DOUBLE_EQ(report.end_to_end_ms.most, 60);
 }
 
+TEST(LoadReport, CountsOfWhatWasCancelledTheTokensAlone) {
+  RequestRecord good;
+  good.sent_at = At(0);
+  good.first_token_at = good.last_token_at = At(25);
+  good.finished_at = At(100);
+  good.prompt_tokens = 5;
+  good.output_tokens = 1;
+  RequestRecord cancelled = good;
+  cancelled.first_token_at = At(90);
+  cancelled.finished_at = At(200);
+  cancelled.output_tokens = 3;
+  cancelled.status = absl::CancelledError("interrupted");
+  cancelled.cancelled = true;
+  const LoadReport report = MakeReport({good, cancelled});
+  EXPECT_EQ(report.succeeded, 1);
+  EXPECT_EQ(report.failed, 0);
+  EXPECT_EQ(report.cancelled, 1);
+  EXPECT_EQ(report.prompt_tokens, 5);
+  EXPECT_DOUBLE_EQ(report.output_tokens_per_second(), 4 / 0.2);
+  EXPECT_DOUBLE_EQ(report.time_to_first_token_ms.most, 25);
+  EXPECT_NE(FormatReport(report).find("(0 failed, 1 cancelled)"), std::string::npos);
+}
+
 TEST(LoadReport, GivesTheSameNumbersAsJson) {
   RequestRecord record;
   record.sent_at = At(0);

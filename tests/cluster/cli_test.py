@@ -57,6 +57,11 @@ class Up:
                 pb.ListModelsRequest(), timeout=30, wait_for_ready=True).models
         return {rank.rank: rank.pid for rank in models[0].replicas[0].ranks if rank.state == "ready"}
 
+    def requests_finished(self):
+        with urllib.request.urlopen(f"http://{self.state['gateway_metrics']}/metrics", timeout=30) as answer:
+            return sum(float(line.split()[-1]) for line in answer.read().decode().splitlines()
+                       if line.startswith("caravan_gateway_requests_finished_total"))
+
     def children(self):
         return [int(pid) for pid in pathlib.Path(f"/proc/{self.popen.pid}/task/{self.popen.pid}/children").read_text()
                 .split()]
@@ -243,6 +248,21 @@ def test_bench_says_before_the_load_where_results_can_not_go(up, path, reason):
 def test_bench_writes_its_results_into_a_pipe_too(up):
     result = run("bench", "--num_requests=1", "--output_tokens=2", "--json=/dev/stdout", state=up.state_file)
     assert result.returncode == 0 and '"output_tokens_per_second"' in result.stdout, result.stderr
+
+
+@LIMIT
+def test_bench_reports_what_it_measured_before_ctrl_c(up):
+    before = up.requests_finished()
+    with subprocess.Popen([str(CARAVAN), "bench", "--num_requests=100000", "--warmup=0", "--concurrency=2",
+                           "--prompt_tokens=4", "--output_tokens=200", "--json=-"], stdout=subprocess.PIPE,
+                          env=dict(os.environ, CARAVAN_STATE_FILE=str(up.state_file))) as child:
+        await_true(lambda: up.requests_finished() >= before + 3, "some requests")
+        child.send_signal(signal.SIGINT)
+        output, _ = child.communicate(timeout=STOP_LIMIT_S)
+    assert child.returncode == 130
+    report = json.loads(output)
+    assert report["succeeded"] >= 1 and report["failed"] == 0 and 1 <= report["cancelled"] <= 2
+    assert report["output_tokens"] >= 200 * report["succeeded"]
 
 
 @LIMIT
