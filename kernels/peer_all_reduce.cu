@@ -203,9 +203,10 @@ void LaunchSumParts(const PeerView& peers, T* x, int64_t count, CudaStream& stre
       std::min(int64_t{peers.max_blocks} * kLaneBlocksAtOnce<kRanks> * kLaneThreads,
                MostLanes(peers.ring_bytes, peers.world_size));
   CARAVAN_CHECK(lanes > 0, "a ring of ", peers.ring_bytes, " bytes");
-  const int64_t packs = count / kVector<T> / peers.world_size + 1;  // of a part, or one more
+  const int64_t packs = (count + kVector<T> - 1) / kVector<T>;
+  const int64_t part = (packs + peers.world_size - 1) / peers.world_size;
   const auto blocks =
-      static_cast<unsigned int>((std::min(lanes, packs) + kLaneThreads - 1) / kLaneThreads);
+      static_cast<unsigned int>((std::min(lanes, part) + kLaneThreads - 1) / kLaneThreads);
   LaunchPeer(SumPartsKernel<T, kRanks>, {blocks, kLaneThreads}, stream, peers, x, count,
              IsAligned16(x), lanes);
 }

@@ -22,7 +22,8 @@ constexpr int64_t MostBytesSummedEverywhere(int world_size) {
   return world_size <= 4 ? 512 << 10 : 128 << 10;
 }
 
-// Of a ring that is large enough for all speed; any size works.
+// Of a ring that is large enough for all speed (as measured with four ranks); a smaller one works
+// too.
 constexpr int64_t RingBytesFor(int world_size) { return world_size <= 2 ? 0 : int64_t{80} << 20; }
 
 // x = x of rank 0 + x of rank 1 + …, in place, added in float32 in the order of the ranks and

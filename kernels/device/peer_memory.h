@@ -16,7 +16,8 @@ namespace caravan {
 
 inline constexpr int kMostPeers = 8;
 
-// On the device: which of the two regions a launch uses, and whether the group was given up.
+// On the device: which region and which rounds of the ring a launch uses, and whether the group was
+// given up.
 struct PeerCounters {
   unsigned long long arrivals;       // of blocks, over all launches that use the regions
   unsigned long long ring_arrivals;  // the same for the ring
@@ -26,7 +27,7 @@ struct PeerCounters {
 };
 
 // What a kernel gets. Each rank owns two regions, used by turns, and a ring, in which the others
-// put data for it. Between launches every byte of them is 0xff, which no data is.
+// put data for it. A byte that holds none is 0xff, which no data is.
 struct PeerView {
   int rank = 0;
   int world_size = 1;

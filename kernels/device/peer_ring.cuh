@@ -6,16 +6,20 @@
 // i, answers those of round i - kRingLag with sums, and takes the sums of round i - 2 · kRingLag.
 //
 // Why a slot is empty when it is used again, kRingRounds rounds later. A lane that sends for round
-// c has heard what its peers sent for round c - 1 - kRingLag in an iteration after which they had
+// c has received what its peers sent in their iteration c - 1 - kRingLag, before which they had
 // emptied all up to round c - 2 - 3 · kRingLag. That the empty words were written before the peer
-// spoke needs a fence between, of which there is one in any kIterationsOfAFence iterations: then it
-// holds up to round c - kRingRounds. With sums it is the same and more, since c itself was heard.
+// sent needs a fence between; of these there is one in any kIterationsOfAFence iterations from
+// 1 + 2 · kRingLag on, so it holds up to round c - kRingRounds. Sums have more room: who sends one
+// has received an addend for c itself. (The sender needs no fence: it stores after a branch on what
+// it has loaded.)
 //
-// The end of a launch is a fence too. Of the launch before, of R rounds, lanes have at least
-// R - 1; a lane that has not yet heard of its peers in the new one, so in its iterations j ≤
-// kRingLag, uses slots of that launch only if R + j ≥ kRingRounds, and there was a fence in the
-// iterations from R + j + 1 + 2 · kRingLag - kRingRounds to R - 1, which are at least
-// kIterationsOfAFence. Of a launch further back the rule of the regions holds (peer.cuh).
+// The end of a launch is a fence too. Of the launch before, of R rounds, a lane that took part had
+// at least R - 1 (none at all only where R = 1 or the launch had fewer lanes: then the rule for
+// launches further back holds). While it has received nothing in the new one, in its iterations j ≤
+// kRingLag, it uses slots of that launch only if R + j ≥ kRingRounds; and then there was a fence in
+// the iterations R + j + 1 + 2 · kRingLag - kRingRounds to R - 1, which are at least
+// kIterationsOfAFence and begin at 1 + 2 · kRingLag or later. Of launches further back the rule of
+// the regions holds (peer.cuh).
 #pragma once
 
 #include <cstdint>
@@ -30,8 +34,9 @@ constexpr int kIterationsOfAFence = kRingRounds - 1 - 3 * kRingLag;
 static_assert(kIterationsOfAFence > 0);
 
 // For how many lanes a ring has slots: an addend and a sum from each other rank in every round.
+// Whole warps, so that what a warp stores begins at a multiple of 512 bytes.
 constexpr int64_t MostLanes(int64_t ring_bytes, int world_size) {
-  return ring_bytes / 16 / (int64_t{kRingRounds} * 2 * (world_size - 1));
+  return ring_bytes / 16 / (int64_t{kRingRounds} * 2 * (world_size - 1)) / 32 * 32;
 }
 
 // One launch's use of the ring.

@@ -44,7 +44,7 @@ summary() { grep -E '^(\[  (PASSED|SKIPPED)|[0-9]+ (passed|failed)|ok |right|bat
 needs_two() { ((gpus >= 2)) || { echo "$1: not run, it needs two GPUs"; return 1; }; }
 
 # Each rank has a GPU, or takes turns with others on one.
-most_degree=$((gpus < 2 ? 2 : gpus < 4 ? gpus : 4))
+most_degree=$((gpus < 2 ? 2 : gpus < 8 ? gpus : 8))
 degrees() { # most
   local list=1 n
   for ((n = 2; n <= $1; n *= 2)); do list+=,$n; done

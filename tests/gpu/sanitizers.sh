@@ -4,7 +4,7 @@
 #   tests/gpu/sanitizers.sh PROGRAMS [TOOL…]      TOOL: memcheck, racecheck (both if none is given)
 # Cases run side by side; each has LIMIT_S seconds (120). They are tens of times slower than without. Then, one after the
 # other, the kernels that wait for peers, where each of their ranks has a GPU: on two GPUs every rank sums all (one shot)
-# with and without the norm, on four also a part each (two shots).
+# with and without the norm, on four also a part each, through the ring.
 set -uo pipefail
 programs=$1
 tools=("${@:2}")
@@ -46,7 +46,7 @@ declare -A peer_cases=()
   [memcheck]="$sums/1;$norm/1;kernels_test Ranks/PeerTest.GathersColumnsOfWholeAndBrokenPacks/1"
   [racecheck]="$(threads 2);$norm/1"
 )
-((gpus < 4)) || peer_cases=([memcheck]="${peer_cases[memcheck]};$sums/3" [racecheck]="${peer_cases[racecheck]};$(threads 4)")
+((gpus < 4)) || peer_cases=([memcheck]="${peer_cases[memcheck]};$sums/3;$norm/3" [racecheck]="${peer_cases[racecheck]};$(threads 4);$norm/3")
 check() { # tool number program filter sanitizer_flags…
   local log="$work/$1.$2" rc
   timeout -k 5 "$limit" compute-sanitizer --tool "$1" --error-exitcode 9 "${@:5}" "$programs/$3" --gtest_brief=1 \

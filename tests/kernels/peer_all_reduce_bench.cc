@@ -1,6 +1,6 @@
 // Microseconds of one call inside a CUDA graph, with a rank on each GPU of this machine. The rate
 // is the field's bus bandwidth (nccl-tests, doc/PERFORMANCE.md): what an all-reduce without latency
-// would move over each link. tests/worker/replica/collectives_bench.cc compares with NCCL.
+// would move over each link. tests/worker/replica/gpu_collectives_bench.cc compares with NCCL.
 #ifdef CARAVAN_HAS_CUDA
 #include <benchmark/benchmark.h>
 #include <cuda_runtime.h>

@@ -245,18 +245,20 @@ TEST_P(PeerTest, WordsThatMeanEmptyArriveAsNan) {
 
 TEST_P(PeerTest, AbortFreesWaitingKernelsAndAllLaterOnes) {
   if (world_size() == 1) GTEST_SKIP() << "no peer to wait for";
-  PeerRanks ranks(world_size(), kRegion);
-  const MatrixView x = ranks.Put(0, Random(DType::kFloat16, 8, 4096));
-  ranks.stream(0).MakeCurrent();
-  // Rank 0 waits for peers that never come: with two steps of a large model.
-  for (int i = 0; i < 300; ++i) cuda::PeerAllReduceSum(ranks.peers(0), x, ranks.stream(0));
-  const auto start = std::chrono::steady_clock::now();
-  std::thread aborting([&] { ranks.memory(0).Abort(); });
-  ranks.stream(0).Synchronize();
-  aborting.join();
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::milliseconds(100));
-  EXPECT_TRUE(ranks.memory(0).aborted());
-  EXPECT_FALSE(ranks.memory(1).aborted()) << "each rank is aborted by its own process";
+  for (const int64_t rows : {8, 1024}) {  // in one shot, by parts
+    PeerRanks ranks(world_size(), kRegion);
+    const MatrixView x = ranks.Put(0, Random(DType::kFloat16, rows, 4096));
+    ranks.stream(0).MakeCurrent();
+    // Rank 0 waits for peers that never come: with two steps of a large model.
+    for (int i = 0; i < 300; ++i) cuda::PeerAllReduceSum(ranks.peers(0), x, ranks.stream(0));
+    const auto start = std::chrono::steady_clock::now();
+    std::thread aborting([&] { ranks.memory(0).Abort(); });
+    ranks.stream(0).Synchronize();
+    aborting.join();
+    EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::milliseconds(100));
+    EXPECT_TRUE(ranks.memory(0).aborted());
+    EXPECT_FALSE(ranks.memory(1).aborted()) << "each rank is aborted by its own process";
+  }
 }
 
 // The calls of one replay, each with rows of its own, so that every result of the last replay can
@@ -357,58 +359,94 @@ TEST_P(PeerTest, TenThousandIterationsInAGraphAreExact) {
   }
 }
 
-// Sums of several rounds of the ring, whole and broken ones, that follow each other without a wait
-// and are mixed with what uses the regions: what one leaves behind would be in the next.
-TEST_P(PeerTest, LargeSumsThatFollowEachOtherAreExact) {
-  constexpr int64_t kSizes[] = {150'001, 131'080, 400'000, 262'144, 100, 1'000'003, 200'000};
-  constexpr int64_t kMost = 1'000'003;
-  constexpr int kSets = 2;  // of addends, by turns
+// Sums of 3 to 21 rounds of the ring, whole and broken ones, which follow each other in a graph
+// with nothing between them but one that uses the regions: what one leaves behind would be in the
+// next.
+class ChainedSums {
+ public:
+  static constexpr int64_t kMost = 1'000'003;  // elements
+  static constexpr int64_t kSizes[] = {150'001, 131'080, 400'000, 530'000, 580'001, 262'144,
+                                       100,     640'000, 700'004, kMost,   200'000};
+  static constexpr int kRepeats = 4;  // each sum of a sum is world_size times as large
+
+  // Whole numbers of which all sums are exact; `set` tells replays apart.
+  static float Addend(int rank, int64_t i, int set) {
+    return static_cast<float>((i * 7 + i / 4096 + set * 5 + rank * 11) % 64);
+  }
+  static float ChainedSum(int world_size, int64_t i, int set) {
+    float sum = 0;
+    for (int r = 0; r < world_size; ++r) sum += Addend(r, i, set);
+    for (int repeat = 1; repeat < kRepeats; ++repeat) sum *= static_cast<float>(world_size);
+    return sum;
+  }
+
+  ChainedSums(PeerRanks& ranks, int rank) : ranks_(ranks), rank_(rank) {
+    for (int set = 0; set < 2; ++set) {
+      Tensor addends(DType::kFloat32, 1, kMost);
+      for (int64_t i = 0; i < kMost; ++i) addends.Set(0, i, Addend(rank, i, set));
+      sources_.push_back(ranks.Put(rank, addends));
+    }
+    for (const int64_t size : kSizes) {
+      sums_.push_back(ranks.Put(rank, Tensor(DType::kFloat32, 1, size)));
+    }
+    cudaStream_t stream = ranks.stream(rank).handle();
+    cudaGraph_t graph = nullptr;
+    EXPECT_EQ(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), cudaSuccess);
+    for (int repeat = 0; repeat < kRepeats; ++repeat) {
+      for (const MatrixView& x : sums_) {
+        cuda::PeerAllReduceSum(ranks.peers(rank), x, ranks.stream(rank));
+      }
+    }
+    EXPECT_EQ(cudaStreamEndCapture(stream, &graph), cudaSuccess);
+    EXPECT_EQ(cudaGraphInstantiate(&graph_, graph, 0), cudaSuccess);
+    cudaGraphDestroy(graph);
+  }
+  ~ChainedSums() { cudaGraphExecDestroy(graph_); }
+
+  void Replay(int set) {
+    for (const MatrixView& x : sums_) {
+      CopyOnDevice(x.data, sources_[static_cast<size_t>(set)].data, x.cols * 4,
+                   ranks_.stream(rank_));
+    }
+    EXPECT_EQ(cudaGraphLaunch(graph_, ranks_.stream(rank_).handle()), cudaSuccess);
+  }
+  void Check(const std::string& expected) {
+    for (const MatrixView& x : sums_) {
+      Tensor sum(DType::kFloat32, 1, x.cols);
+      ranks_.Get(rank_, x, &sum);
+      ASSERT_EQ(sum.Bits(0), expected.substr(0, static_cast<size_t>(x.cols) * 4))
+          << x.cols << " elements, rank " << rank_;
+    }
+  }
+
+ private:
+  PeerRanks& ranks_;
+  const int rank_;
+  std::vector<MatrixView> sources_, sums_;
+  cudaGraphExec_t graph_ = nullptr;
+};
+
+TEST_P(PeerTest, LargeSumsThatFollowEachOtherInAGraphAreExact) {
   PeerRanks ranks(world_size(), kRegion);
-  std::vector<std::vector<MatrixView>> sources(kSets);
-  std::vector<Tensor> expected;
-  for (int set = 0; set < kSets; ++set) {
-    std::vector<Tensor> addends;
-    for (int r = 0; r < world_size(); ++r) {
-      Tensor& addend = addends.emplace_back(DType::kFloat32, 1, kMost);
-      for (int64_t c = 0; c < kMost; ++c) {
-        addend.Set(0, c, static_cast<float>((c * 7 + c / 4096 + set * 5 + r * 11) % 64));
-      }
-      sources[static_cast<size_t>(set)].push_back(ranks.Put(r, addend));
+  std::vector<std::unique_ptr<ChainedSums>> chains;
+  ranks.ForEach([&](int r) { chains.push_back(std::make_unique<ChainedSums>(ranks, r)); });
+  std::vector<std::string> expected;
+  for (int set = 0; set < 2; ++set) {
+    Tensor sums(DType::kFloat32, 1, ChainedSums::kMost);
+    for (int64_t i = 0; i < sums.cols(); ++i) {
+      sums.Set(0, i, ChainedSums::ChainedSum(world_size(), i, set));
     }
-    expected.push_back(RoundedSum(addends));
+    expected.push_back(sums.Bits(0));
   }
-  std::vector<std::vector<std::vector<MatrixView>>> sums(kSets);  // [set][rank][size]
-  for (auto& of_set : sums) {
-    of_set.resize(static_cast<size_t>(world_size()));
-    for (int r = 0; r < world_size(); ++r) {
-      for (const int64_t size : kSizes) {
-        of_set[static_cast<size_t>(r)].push_back(ranks.Put(r, Tensor(DType::kFloat32, 1, size)));
-      }
-    }
-  }
-  for (int round = 0; round < 10; ++round) {
-    for (int repeat = 0; repeat < 10; ++repeat) {
-      for (size_t set = 0; set < kSets; ++set) {
-        ranks.ForEach([&](int r) {
-          for (const MatrixView& x : sums[set][static_cast<size_t>(r)]) {
-            CopyOnDevice(x.data, sources[set][static_cast<size_t>(r)].data, x.cols * 4,
-                         ranks.stream(r));
-            cuda::PeerAllReduceSum(ranks.peers(r), x, ranks.stream(r));
-          }
-        });
-      }
-    }
+  for (int replay = 0; replay < 50; ++replay) {
+    const int set = replay % 2;
+    ranks.ForEach([&](int r) { chains[static_cast<size_t>(r)]->Replay(set); });
+    if (replay % 5 != 4) continue;  // so that replays meet
     ranks.Run([](int) {});
-    for (size_t set = 0; set < kSets; ++set) {
-      const std::string bits = expected[set].Bits(0);
-      for (int r = 0; r < world_size(); ++r) {
-        for (const MatrixView& x : sums[set][static_cast<size_t>(r)]) {
-          Tensor sum(DType::kFloat32, 1, x.cols);
-          ranks.Get(r, x, &sum);
-          ASSERT_EQ(sum.Bits(0), bits.substr(0, static_cast<size_t>(x.cols) * 4))
-              << x.cols << " elements, set " << set << ", rank " << r << ", round " << round;
-        }
-      }
+    for (int r = 0; r < world_size(); ++r) {
+      SCOPED_TRACE(testing::Message() << "replay " << replay);
+      chains[static_cast<size_t>(r)]->Check(expected[static_cast<size_t>(set)]);
+      if (HasFatalFailure()) return;
     }
   }
 }

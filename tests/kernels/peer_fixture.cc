@@ -35,7 +35,7 @@ PeerRanks::PeerRanks(int world_size, int64_t region_bytes, bool batch_invariant)
     rank.stream = CudaStream::Create(
         {.device = device, .workspace_bytes = 0, .batch_invariant = batch_invariant}, &problem);
     CARAVAN_CHECK(rank.stream != nullptr, problem);
-    rank.memory = PeerMemory::Create(device, region_bytes, 4 * region_bytes, &problem);
+    rank.memory = PeerMemory::Create(device, region_bytes, 5 * region_bytes, &problem);
     CARAVAN_CHECK(rank.memory != nullptr, problem);
     endpoints.push_back(rank.memory->endpoint());
     cuda::LoadPeerKernels();

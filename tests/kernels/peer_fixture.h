@@ -20,7 +20,7 @@ bool HasGpu(std::string* why);
 // One thread enqueues for all ranks in turn: what waits for peers waits on the devices.
 class PeerRanks {
  public:
-  // The ring is four times as large as a region.
+  // The ring is five times as large as a region, as in production.
   PeerRanks(int world_size, int64_t region_bytes, bool batch_invariant = false);
   ~PeerRanks();
 

@@ -210,6 +210,9 @@ TEST_P(GpuCollectivesTest, AbortFreesAWaitingStreamSoonAndForGood) {
             absl::StatusCode::kUnavailable);
 }
 
+// Sums of 32 MiB: a peer is killed within one, not between two.
+constexpr int64_t kLargeRows = 2048;
+
 TEST(GpuRankProcess, SumsForEver) {
   int gpu = 0;
   const auto ranks = ConnectAsRankProcess(&gpu);
@@ -217,8 +220,8 @@ TEST(GpuRankProcess, SumsForEver) {
   std::string problem;
   const auto stream = CudaStream::Create({.device = gpu}, &problem);
   ASSERT_NE(stream, nullptr) << problem;
-  GpuMatrix x(64, 4096, *stream);
-  while (ranks->AllReduceSum(x.view(64, 4096), DeviceStream::Cuda(*stream)).ok())
+  GpuMatrix x(kLargeRows, 4096, *stream);
+  while (ranks->AllReduceSum(x.view(kLargeRows, 4096), DeviceStream::Cuda(*stream)).ok())
     stream->Synchronize();
 }
 
@@ -232,9 +235,9 @@ TEST_P(GpuCollectivesTest, APeerKilledInMidSumFreesTheOthersOnceTheyAbort) {
   {
     GpuRankProcesses processes(kind(), world_size(), "GpuRankProcess.SumsForEver");
     stream->MakeCurrent();
-    GpuMatrix x(64, 4096, *stream);
+    GpuMatrix x(kLargeRows, 4096, *stream);
     const auto sum = [&] {
-      return processes.rank0().AllReduceSum(x.view(64, 4096), DeviceStream::Cuda(*stream));
+      return processes.rank0().AllReduceSum(x.view(kLargeRows, 4096), DeviceStream::Cuda(*stream));
     };
     for (int i = 0; i < 1000; ++i) ASSERT_TRUE(sum().ok());
     stream->Synchronize();

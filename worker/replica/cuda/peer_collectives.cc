@@ -14,7 +14,7 @@
 namespace caravan {
 namespace {
 
-// Of one of two regions: a step's sums of up to so many bytes are one launch.
+// Of one of two regions, of which a launch uses 1 / world_size for each rank's data.
 constexpr int64_t kRegionBytes = int64_t{16} << 20;
 
 // A rank's address: the endpoint, the boot id of its host, and its place for a person, each ended
