@@ -241,16 +241,17 @@ TEST_P(GpuCollectivesTest, APeerKilledInMidSumFreesTheOthersOnceTheyAbort) {
     };
     for (int i = 0; i < 1000; ++i) ASSERT_TRUE(sum().ok());
     stream->Synchronize();
-    // Some of what is enqueued meets the peer, the rest waits for a dead one.
-    for (int i = 0; i < 200; ++i) ASSERT_TRUE(sum().ok());
+    // Some of what is enqueued meets the peer, the rest waits for a dead one: 10 ms of sums, and
+    // few enough launches (two ranks take four a sum) that nothing here waits to enqueue one.
+    for (int i = 0; i < 60; ++i) ASSERT_TRUE(sum().ok());
     processes.Kill(world_size() - 1);
     EXPECT_EQ(processes.Join(world_size() - 1), -SIGKILL);
-    for (int i = 0; i < 100; ++i) ASSERT_TRUE(sum().ok());
+    for (int i = 0; i < 30; ++i) ASSERT_TRUE(sum().ok());
     // What the leader does once the Join stream of the killed one breaks.
     const absl::Time aborted = absl::Now();
     processes.rank0().Abort();
     stream->Synchronize();
-    EXPECT_LT(absl::Now() - aborted, MostToAbort(300));
+    EXPECT_LT(absl::Now() - aborted, MostToAbort(90));
     EXPECT_EQ(processes.rank0().status().code(), absl::StatusCode::kUnavailable);
   }
   const absl::Time start = absl::Now();
