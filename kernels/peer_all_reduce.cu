@@ -68,6 +68,7 @@ __global__ void __launch_bounds__(kLaneThreads, kLaneBlocksAtOnce<kRanks>)
   const int64_t width = min(lanes, int64_t{gridDim.x} * kLaneThreads);  // lanes in use
   const int64_t lane = int64_t{blockIdx.x} * kLaneThreads + threadIdx.x;
   const auto rounds = static_cast<int>((part + width - 1) / width);
+  const auto warp = static_cast<int>(threadIdx.x / 32);
   const auto has = [&](int round) {
     return round >= 0 && lane < width && round * width + lane < part;
   };
@@ -84,7 +85,7 @@ __global__ void __launch_bounds__(kLaneThreads, kLaneBlocksAtOnce<kRanks>)
   if (ring.aborted) return;
   const LaneSlots slots{peers, ring.first, lane, lanes};
   for (int round = 0; round < rounds + 2 * kRingLag; ++round) {
-    if (round < rounds) FenceLane(round);
+    if (IsFenceDue(round, rounds, warp)) __threadfence_system();
     if (has(round)) {
       ForEachPeer<kRanks>(peers, [&](int step, int owner) {
         StoreVolatile(slots.OfPeer(step, owner, round, LaneSlots::kAddends),

@@ -25,13 +25,9 @@
 #include <cstdint>
 
 #include "kernels/device/peer.cuh"
+#include "kernels/device/peer_ring_rounds.h"
 
 namespace caravan::cuda {
-
-constexpr int kRingRounds = 12;
-constexpr int kRingLag = 2;
-constexpr int kIterationsOfAFence = kRingRounds - 1 - 3 * kRingLag;
-static_assert(kIterationsOfAFence > 0);
 
 // For how many lanes a ring has slots: an addend and a sum from each other rank in every round.
 // Whole warps, so that what a warp stores begins at a multiple of 512 bytes.
@@ -124,13 +120,6 @@ __device__ void PutInRankOrder(const PeerView& peers, const uint4 (&by_step)[kRa
       if (rank == r) in_order[r] = by_step[step];
     });
   }
-}
-
-// Before a lane sends in an iteration. The warps take turns, so that some always send.
-__device__ inline void FenceLane(int iteration) {
-  const auto turn = static_cast<int>(threadIdx.x / 32 % kIterationsOfAFence);
-  const int since = iteration - (1 + 2 * kRingLag) - turn;
-  if (since >= 0 && since % kIterationsOfAFence == 0) __threadfence_system();
 }
 
 }  // namespace caravan::cuda
