@@ -195,6 +195,7 @@ int BenchCommand(const std::vector<std::string>& words) {
   options.Add("connections", &flags.connections, "connections to spread the requests over");
   options.Add("json", &flags.json, "file for the results as JSON; - = standard output");
   options.ParseOrExit(words);
+  options.CheckAddressOrExit("address", flags.address);
   CheckOrExit(flags, options);
   LoadOptions load;
   load.model = flags.model;

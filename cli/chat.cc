@@ -184,6 +184,7 @@ int ChatCommand(const std::vector<std::string>& words) {
   options.Add("format", &flags.format, "auto (the model's own), llama2, llama3 or plain");
   options.ParseOrExit(words);
   flags.request.CheckOrExit(options);
+  options.CheckAddressOrExit("tokenizer", flags.tokenizer);
   if (flags.tokenizer.empty()) {
     const std::optional<ClusterState> state = ReadClusterState();
     if (!state.has_value()) {

@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "cli/commands.h"
 #include "cli/terminal.h"
+#include "common/flags.h"
 #include "common/status.h"
 
 namespace caravan {
@@ -164,6 +165,13 @@ void Options::Fail(const std::string& sentence) const {
   std::fprintf(stderr, "caravan %s: %s (caravan %s --help lists the options)\n", command_.c_str(),
                sentence.c_str(), command_.c_str());
   std::exit(2);
+}
+
+void Options::CheckAddressOrExit(const std::string& name, const std::string& address) const {
+  if (address.empty()) return;
+  if (const absl::Status status = CheckAddress(name, address); !status.ok()) {
+    Fail(std::string(status.message()));
+  }
 }
 
 std::string Options::Help() const {

@@ -36,6 +36,9 @@ class Options {
   // Ends the process with 2 and the sentence: for what Parse can't know.
   [[noreturn]] void Fail(const std::string& sentence) const;
 
+  // Fails unless the option, if it is given at all, is the host:port of a server.
+  void CheckAddressOrExit(const std::string& name, const std::string& address) const;
+
   std::string Help() const;
 
  private:

@@ -27,6 +27,7 @@ void RequestOptions::AddTo(Options* options) {
 }
 
 void RequestOptions::CheckOrExit(const Options& options) const {
+  options.CheckAddressOrExit("address", address);
   const struct {
     const char* name;
     int64_t value;

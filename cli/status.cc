@@ -102,6 +102,7 @@ int StatusCommand(const std::vector<std::string>& words) {
               "host:port of a gateway; the running cluster's if not given, else localhost:8001");
   options.Add("json", &json, "write ListModels' answer as JSON");
   options.ParseOrExit(words);
+  options.CheckAddressOrExit("address", address);
   return Report("status", PrintStatus(ResolveGatewayAddress(address), json));
 }
 

@@ -1,5 +1,6 @@
 #include "common/flags.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 
@@ -8,9 +9,11 @@
 #include "absl/flags/reflection.h"
 #include "absl/flags/usage.h"
 #include "absl/flags/usage_config.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "common/log.h"
 #include "common/standard_streams.h"
 
@@ -20,6 +23,29 @@ ABSL_FLAG(bool, log_json, false, "Log one JSON object a line in place of text.")
 
 namespace caravan {
 namespace {
+
+bool IsAddress(absl::string_view address, int least_port) {
+  const size_t colon = address.rfind(':');
+  int port = -1;
+  if (colon == absl::string_view::npos || colon == 0 ||
+      !absl::SimpleAtoi(address.substr(colon + 1), &port) || port < least_port || port > 65535) {
+    return false;
+  }
+  absl::string_view host = address.substr(0, colon);
+  const bool is_ipv6 = absl::ConsumePrefix(&host, "[");
+  if (is_ipv6 && !absl::ConsumeSuffix(&host, "]")) return false;
+  const auto is_strange = [is_ipv6](char c) {
+    return absl::ascii_isspace(c) || c == '/' || c == '[' || c == ']' || (c == ':' && !is_ipv6);
+  };
+  return !host.empty() && std::none_of(host.begin(), host.end(), is_strange);
+}
+
+absl::Status NoAddress(std::string_view flag, const std::string& address, int least_port,
+                       const char* example) {
+  return absl::InvalidArgumentError(absl::StrCat(
+      "--", std::string(flag), " is '", address, "'; it must be host:port with a port from ",
+      least_port, " to 65535 and an IPv6 host in brackets, such as ", example));
+}
 
 // abseil has no list of ours against its own: ours lie under these folders.
 bool IsOwnFile(absl::string_view file) {
@@ -104,15 +130,13 @@ absl::Status CheckOneOf(const char* flag, const std::string& value,
 }
 
 absl::Status CheckAddress(std::string_view flag, const std::string& address) {
-  const size_t colon = address.rfind(':');
-  int port = -1;
-  if (colon == std::string::npos || colon == 0 ||
-      !absl::SimpleAtoi(address.substr(colon + 1), &port) || port < 0 || port > 65535) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--", std::string(flag), " is '", address,
-                     "'; it must be host:port with a port from 0 to 65535, such as 0.0.0.0:8001"));
-  }
-  return absl::OkStatus();
+  if (IsAddress(address, 1)) return absl::OkStatus();
+  return NoAddress(flag, address, 1, "localhost:8001");
+}
+
+absl::Status CheckListenAddress(std::string_view flag, const std::string& address) {
+  if (IsAddress(address, 0)) return absl::OkStatus();
+  return NoAddress(flag, address, 0, "0.0.0.0:8001");
 }
 
 }  // namespace caravan

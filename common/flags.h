@@ -32,7 +32,9 @@ absl::Status CheckIn(const char* flag, int64_t value, int64_t least, int64_t mos
 absl::Status CheckOneOf(const char* flag, const std::string& value,
                         std::initializer_list<const char*> choices);
 
-// host:port with a port from 0 to 65535, or INVALID_ARGUMENT naming `flag`.
+// host:port with a port from 1 to 65535, an IPv6 host in brackets; or INVALID_ARGUMENT naming
+// `flag`. To listen port 0 will do too: a free one.
 absl::Status CheckAddress(std::string_view flag, const std::string& address);
+absl::Status CheckListenAddress(std::string_view flag, const std::string& address);
 
 }  // namespace caravan

@@ -160,13 +160,13 @@ absl::Status CheckTriton(const TritonConfig& triton) {
 }
 
 absl::Status Check(const GatewayConfig& config) {
-  RETURN_IF_ERROR(CheckAddress("listen_address", config.listen_address));
+  RETURN_IF_ERROR(CheckListenAddress("listen_address", config.listen_address));
   if (!config.http_address.empty()) {
-    RETURN_IF_ERROR(CheckAddress("http_address", config.http_address));
+    RETURN_IF_ERROR(CheckListenAddress("http_address", config.http_address));
   }
   RETURN_IF_ERROR(CheckHttp(config.http));
   if (!config.metrics_address.empty()) {
-    RETURN_IF_ERROR(CheckAddress("metrics_address", config.metrics_address));
+    RETURN_IF_ERROR(CheckListenAddress("metrics_address", config.metrics_address));
   }
   RETURN_IF_ERROR(CheckAddresses("replicas", config.replicas));
   RETURN_IF_ERROR(CheckAddresses("tokenizers", config.tokenizers));

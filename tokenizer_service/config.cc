@@ -86,9 +86,9 @@ absl::StatusOr<TokenizerConfig> LoadTokenizerConfig() {
   if (config.tokenizer.empty()) config.tokenizer = config.model;
   RETURN_IF_ERROR(
       CheckOneOf("chat_format", config.chat_format, {"auto", "llama2", "llama3", "plain"}));
-  RETURN_IF_ERROR(CheckAddress("listen_address", config.listen_address));
+  RETURN_IF_ERROR(CheckListenAddress("listen_address", config.listen_address));
   if (!config.metrics_address.empty()) {
-    RETURN_IF_ERROR(CheckAddress("metrics_address", config.metrics_address));
+    RETURN_IF_ERROR(CheckListenAddress("metrics_address", config.metrics_address));
   }
   RETURN_IF_ERROR(CheckAtLeast("drain_timeout_ms", config.drain_timeout_ms, 0));
   RETURN_IF_ERROR(CheckIn("long_request_threads", limits.long_request_threads, 1, kMostThreads));

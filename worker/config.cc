@@ -155,9 +155,9 @@ absl::Status CheckWorkerConfig(const WorkerConfig& config) {
   RETURN_IF_ERROR(CheckOneOf("load_format", config.load_format, {"auto", "dummy"}));
   RETURN_IF_ERROR(CheckIn("max_context_tokens", config.max_context_tokens, 0, 1 << 24));
   RETURN_IF_ERROR(CheckReplica(config));
-  RETURN_IF_ERROR(CheckAddress("listen_address", config.listen_address));
+  RETURN_IF_ERROR(CheckListenAddress("listen_address", config.listen_address));
   if (!config.metrics_address.empty()) {
-    RETURN_IF_ERROR(CheckAddress("metrics_address", config.metrics_address));
+    RETURN_IF_ERROR(CheckListenAddress("metrics_address", config.metrics_address));
   }
   RETURN_IF_ERROR(CheckIn("max_message_bytes", config.max_message_bytes, 1024, 1 << 30));
   RETURN_IF_ERROR(CheckIn("max_session_tokens", config.max_session_tokens, 1, 1 << 30));

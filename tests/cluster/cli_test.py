@@ -485,7 +485,10 @@ def test_each_command_explains_itself(command):
 
 
 @pytest.mark.parametrize("arguments", [["nonsense"], ["up", "--model=x", "--tensor_parallel=0"], ["status", "x"],
-                                       ["bench", "--prompt_tokens=9:1"], ["generate", "--max_tokens=0", "x"]])
+                                       ["bench", "--prompt_tokens=9:1"], ["generate", "--max_tokens=0", "x"],
+                                       ["status", "--address=localhost:99999"], ["bench", "--address=http://x:8001"],
+                                       ["generate", "--address=localhost", "x"],
+                                       ["chat", "--address=localhost:1", "--tokenizer=::1:8002"]])
 def test_wrong_usage_is_two_and_a_sentence(arguments):
     result = run(*arguments)
     assert result.returncode == 2

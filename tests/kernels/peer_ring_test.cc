@@ -33,7 +33,7 @@ class RingModel {
   // makes these launches.
   int64_t Violations(const std::vector<Launch>& launches) {
     launches_ = &launches;
-    lanes_.assign(static_cast<size_t>(world_size_ * kLanes), Lane());
+    lanes_.assign(Index(world_size_, 0), Lane());
     for (Lane& lane : lanes_) lane.clock.assign(lanes_.size(), 0);
     slots_.clear();
     violations_ = 0;
@@ -69,7 +69,9 @@ class RingModel {
   };
 
   Lane& LaneOf(int rank, int number) { return lanes_[Index(rank, number)]; }
-  static size_t Index(int rank, int number) { return static_cast<size_t>(rank * kLanes + number); }
+  static size_t Index(int rank, int number) {
+    return static_cast<size_t>(rank) * kLanes + static_cast<size_t>(number);
+  }
   Slot& SlotOf(int owner, int number, Kind kind, int64_t round, int from) {
     return slots_[{owner, number, kind, static_cast<int>(round % ring_rounds_), from}];
   }
