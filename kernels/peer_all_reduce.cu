@@ -68,7 +68,6 @@ __global__ void __launch_bounds__(kLaneThreads, kLaneBlocksAtOnce<kRanks>)
   const int64_t width = min(lanes, int64_t{gridDim.x} * kLaneThreads);  // lanes in use
   const int64_t lane = int64_t{blockIdx.x} * kLaneThreads + threadIdx.x;
   const auto rounds = static_cast<int>((part + width - 1) / width);
-  const auto warp = static_cast<int>(threadIdx.x / 32);
   const auto has = [&](int round) {
     return round >= 0 && lane < width && round * width + lane < part;
   };
@@ -85,7 +84,7 @@ __global__ void __launch_bounds__(kLaneThreads, kLaneBlocksAtOnce<kRanks>)
   if (ring.aborted) return;
   const LaneSlots slots{peers, ring.first, lane, lanes};
   for (int round = 0; round < rounds + 2 * kRingLag; ++round) {
-    if (IsFenceDue(round, rounds, warp)) __threadfence_system();
+    if (round < rounds) FenceLane(round);
     if (has(round)) {
       ForEachPeer<kRanks>(peers, [&](int step, int owner) {
         StoreVolatile(slots.OfPeer(step, owner, round, LaneSlots::kAddends),
@@ -204,10 +203,9 @@ void LaunchSumParts(const PeerView& peers, T* x, int64_t count, CudaStream& stre
       std::min(int64_t{peers.max_blocks} * kLaneBlocksAtOnce<kRanks> * kLaneThreads,
                MostLanes(peers.ring_bytes, peers.world_size));
   CARAVAN_CHECK(lanes > 0, "a ring of ", peers.ring_bytes, " bytes");
-  const int64_t packs = (count + kVector<T> - 1) / kVector<T>;
-  const int64_t part = (packs + peers.world_size - 1) / peers.world_size;
+  const int64_t packs = count / kVector<T> / peers.world_size + 1;  // of a part, or one more
   const auto blocks =
-      static_cast<unsigned int>((std::min(lanes, part) + kLaneThreads - 1) / kLaneThreads);
+      static_cast<unsigned int>((std::min(lanes, packs) + kLaneThreads - 1) / kLaneThreads);
   LaunchPeer(SumPartsKernel<T, kRanks>, {blocks, kLaneThreads}, stream, peers, x, count,
              IsAligned16(x), lanes);
 }

@@ -30,9 +30,8 @@
 namespace caravan::cuda {
 
 // For how many lanes a ring has slots: an addend and a sum from each other rank in every round.
-// Whole warps, so that what a warp stores begins at a multiple of 512 bytes.
 constexpr int64_t MostLanes(int64_t ring_bytes, int world_size) {
-  return ring_bytes / 16 / (int64_t{kRingRounds} * 2 * (world_size - 1)) / 32 * 32;
+  return ring_bytes / 16 / (int64_t{kRingRounds} * 2 * (world_size - 1));
 }
 
 // One launch's use of the ring.
@@ -120,6 +119,13 @@ __device__ void PutInRankOrder(const PeerView& peers, const uint4 (&by_step)[kRa
       if (rank == r) in_order[r] = by_step[step];
     });
   }
+}
+
+// Before a lane sends in an iteration.
+__device__ inline void FenceLane(int iteration) {
+  const auto turn = static_cast<int>(threadIdx.x / 32 % kIterationsOfAFence);
+  const int since = IterationsSinceFirstFence(iteration, turn);
+  if (since >= 0 && since % kIterationsOfAFence == 0) __threadfence_system();
 }
 
 }  // namespace caravan::cuda

@@ -14,11 +14,11 @@ constexpr int kRingLag = 2;
 constexpr int kIterationsOfAFence = kRingRounds - 1 - 3 * kRingLag;
 static_assert(kIterationsOfAFence > 0);
 
-// Whether a lane's stores so far shall be performed before it sends in this iteration of a launch
-// of `rounds`. The warps of a block take turns, so that some always send.
-constexpr bool IsFenceDue(int iteration, int rounds, int warp) {
-  const int since = iteration - (1 + 2 * kRingLag) - warp % kIterationsOfAFence;
-  return iteration < rounds && since >= 0 && since % kIterationsOfAFence == 0;
+// How many iterations of a launch ago a lane's first fence was. One is due, before the lane sends,
+// where this is 0 or a multiple of kIterationsOfAFence. `turn` is that of the lane's warp, from 0
+// to kIterationsOfAFence - 1: so some warps always send.
+constexpr int IterationsSinceFirstFence(int iteration, int turn) {
+  return iteration - (1 + 2 * kRingLag) - turn;
 }
 
 }  // namespace caravan::cuda

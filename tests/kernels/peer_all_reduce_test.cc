@@ -428,6 +428,7 @@ class ChainedSums {
 };
 
 TEST_P(PeerTest, LargeSumsThatFollowEachOtherInAGraphAreExact) {
+  if (world_size() == 1) GTEST_SKIP() << "nothing to sum";
   PeerRanks ranks(world_size(), kRegion);
   std::vector<std::unique_ptr<ChainedSums>> chains;
   ranks.ForEach([&](int r) { chains.push_back(std::make_unique<ChainedSums>(ranks, r)); });

@@ -127,7 +127,9 @@ class RingModel {
     const bool has = round >= 0 && round < launch.rounds_of_lane[static_cast<size_t>(number)];
     const int64_t of_ring = lane.first_round + round;
     if (lane.part == 0) {
-      if (fences_ && IsFenceDue(lane.iteration, launch.rounds, number)) Fence(rank, number);
+      const int since = IterationsSinceFirstFence(lane.iteration, number % kIterationsOfAFence);
+      const bool is_due = since >= 0 && since % kIterationsOfAFence == 0;
+      if (fences_ && lane.iteration < launch.rounds && is_due) Fence(rank, number);
       if (has) SendToAll(rank, number, kAddends, of_ring);
     } else if (has) {
       if (!ReceiveFromAll(rank, number, lane.part == 1 ? kAddends : kSums, of_ring)) return false;
