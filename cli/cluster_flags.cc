@@ -145,6 +145,52 @@ void ClusterFlags::CheckControlOrExit(const Options& options) const {
   }
 }
 
+// With other values the processes would not find each other, and `up` would wait for ever; or they
+// are overridden, without a word.
+void ClusterFlags::CheckPassedFlagsOrExit(const Options& options) const {
+  struct OwnFlag {
+    const char* name;
+    const char* instead;  // the flag of `up` that says it; nullptr: none does
+  };
+  const struct {
+    const char* option;
+    const std::string& given;
+    std::vector<OwnFlag> own;
+  } lines[] = {{"worker_flags",
+                worker_flags,
+                {{"tensor_parallel", "tensor_parallel"},
+                 {"gpu", "gpus"},
+                 {"rank", nullptr},
+                 {"leader_address", nullptr},
+                 {"listen_address", nullptr},
+                 {"metrics_address", nullptr},
+                 {"port_file", nullptr}}},
+               {"gateway_flags",
+                gateway_flags,
+                {{"listen_address", "gateway_port"},
+                 {"http_address", "http_port"},
+                 {"metrics_address", "metrics_port"},
+                 {"replicas", "replicas"},
+                 {"tokenizers", nullptr},
+                 {"port_file", nullptr}}},
+               {"tokenizer_flags",
+                tokenizer_flags,
+                {{"listen_address", "tokenizer_port"},
+                 {"model", "tokenizer"},
+                 {"metrics_address", nullptr},
+                 {"port_file", nullptr}}}};
+  for (const auto& line : lines) {
+    const std::vector<GivenFlag> flags = ParseFlagLine(line.given);
+    for (const OwnFlag& own : line.own) {
+      const GivenFlag* flag = FindLast(flags, own.name);
+      if (flag == nullptr) continue;
+      options.Fail(absl::StrCat(
+          "--", line.option, " has ", flag->text, ", which each process is given anyway; ",
+          own.instead != nullptr ? absl::StrCat("use --", own.instead) : "leave it out"));
+    }
+  }
+}
+
 void ClusterFlags::AddTo(Options* options) {
   options->Add("model", &model,
                "folder of the model: Hugging Face's (safetensors or pytorch_model*.bin), or a "
@@ -200,8 +246,7 @@ absl::Status ClusterFlags::TakeTritonRepository() {
                   absl::StrCat("--triton_tensor_parallel=", *tensor_parallel),
                   absl::StrCat("--triton_data_type=", repository.data_type),
                   absl::StrCat("--triton_checkpoint_path=", repository.checkpoint)};
-  const std::vector<std::string> of_workers = {"--dtype=" + dtype, "--model=" + model,
-                                               "--tensor_parallel=" + ranks};
+  const std::vector<std::string> of_workers = {"--dtype=" + dtype, "--model=" + model};
   for (const auto& notes : {NotesOfOverrides("gateway_flags", gateway_flags, triton_flags),
                             NotesOfOverrides("worker_flags", worker_flags, of_workers)}) {
     for (const std::string& note : notes) WriteOut(absl::StrCat("note: ", note, "\n"));
@@ -277,6 +322,7 @@ ClusterOptions ClusterFlags::MakeOrExit(const Options& options) const {
     }
   }
   CheckControlOrExit(options);
+  CheckPassedFlagsOrExit(options);
   ClusterOptions cluster;
   cluster.program_folder = OwnProgramFolder();
   cluster.model = model;

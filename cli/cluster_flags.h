@@ -41,7 +41,8 @@ struct ClusterFlags {
   std::string triton_load_models;
 
   void AddTo(Options* options);
-  // Ends the process with 2 where a number is out of range.
+  // Ends the process with 2 where a number is out of range, or a flag to be passed on is one that
+  // processes are given anyway.
   ClusterOptions MakeOrExit(const Options& options) const;
 
   // Takes what the repository says, where there is one, for what was not given; prints what is
@@ -53,6 +54,7 @@ struct ClusterFlags {
   std::string ControlMode() const;
   std::string LoadedModels() const;
   void CheckControlOrExit(const Options& options) const;
+  void CheckPassedFlagsOrExit(const Options& options) const;
   void StartUnloadedIfExplicit(ClusterOptions* cluster) const;
   std::vector<int> GpusOrExit(const Options& options, int workers) const;
 };

@@ -65,6 +65,24 @@ TEST(ClusterFlagsDeathTest, GpusAreOfNoUseOnTheCpu) {
   EXPECT_EXIT(Make(flags), ExitedWithCode(2), "--device=cpu");
 }
 
+// `up` waited for ever for ranks that nobody had started, or went on without a word.
+TEST(ClusterFlagsDeathTest, FlagsThatProcessesAreGivenAnywayAreRefused) {
+  ClusterFlags worker;
+  worker.worker_flags = "--dtype=float32 --tensor_parallel 2";
+  EXPECT_EXIT(Make(worker), ExitedWithCode(2),
+              "--worker_flags has --tensor_parallel 2, which .* use --tensor_parallel");
+  worker.worker_flags = "-rank=1";
+  EXPECT_EXIT(Make(worker), ExitedWithCode(2), "--worker_flags has -rank=1, .* leave it out");
+  worker.worker_flags = "--gpu_memory_fraction=0.5 --model=/elsewhere";
+  EXPECT_EQ(Make(worker).worker_flags.size(), 2);
+  ClusterFlags gateway;
+  gateway.gateway_flags = "--http_address=0.0.0.0:8000";
+  EXPECT_EXIT(Make(gateway), ExitedWithCode(2), "--gateway_flags has .* use --http_port");
+  ClusterFlags tokenizer;
+  tokenizer.tokenizer_flags = "--model=/elsewhere";
+  EXPECT_EXIT(Make(tokenizer), ExitedWithCode(2), "--tokenizer_flags has .* use --tokenizer");
+}
+
 std::vector<std::string> NotesOn(const std::string& flags) {
   return NotesOfOverrides(
       "gateway_flags", flags,
