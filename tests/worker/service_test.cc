@@ -226,6 +226,12 @@ TEST_F(WorkerServiceTest, ABrokenOrHalfClosedSessionCancelsItsRequestsAndNoOther
     leaves.Submit(MakeSubmit(1, 5, 90000));
     stays.Submit(MakeSubmit(1, 5, 50));
     runner_.AwaitBlocked();
+    // Both have come: a session that breaks before its request is read has none to cancel.
+    const auto come = [&] {
+      const EngineStats stats = engine_->Stats();
+      return stats.waiting_requests + stats.running_sequences;
+    };
+    while (come() < 2) std::this_thread::yield();
     const uint64_t cancelled = engine_->Stats().cancelled;
     if (half_close) {
       leaves.HalfClose();

@@ -113,7 +113,13 @@ TEST(Unload, AFollowerThatComesWithoutAModelIsToldToLoadIt) {
   follower = nullptr;
   follower = std::make_unique<LoadingFollower>(leader.address(), 1, 2, /*loaded=*/false);
   ASSERT_TRUE(leader.runner->Recover(kLong).ok());
-  EXPECT_EQ(*leader.Step(1), FakeRankRunner::TokenOf(1, 2));
+  absl::StatusOr<int32_t> token = leader.Step(1);
+  if (!token.ok()) {  // the leader heard of the loss in this step alone
+    ASSERT_TRUE(leader.runner->Recover(kLong).ok());
+    token = leader.Step(1);
+  }
+  ASSERT_TRUE(token.ok()) << token.status();
+  EXPECT_EQ(*token, FakeRankRunner::TokenOf(1, 2));
 }
 
 TEST(Unload, ARankThatCanNotLoadFailsTheLoadWithItsReasonAndANextOneMaySucceed) {
