@@ -1,7 +1,7 @@
-// Two kernels, with the same grid whatever the parameters of the rows, so that graphs hold them.
-// The first reads each logit once and reduces slices of a row, as many as the device is wide; the
-// second has a block for each row, merges its slices, and looks at the row again only where a
-// filter can't be decided by its greatest logits. Nothing depends on the number of rows, nor on
+// One launch (for each 4,096 rows), with the same grid whatever the parameters of the rows, so that
+// graphs hold it. A block reads a slice of a row once and reduces it; the last block of a row to
+// have done so merges the slices, and looks at the row again only where a filter can't be decided
+// by its greatest logits. Nothing depends on which block is the last, on the number of rows, nor on
 // other rows.
 #include <algorithm>
 
@@ -20,12 +20,23 @@
 namespace caravan::cuda {
 namespace {
 
-constexpr int kScanBlocks = 5;  // of a multiprocessor, so that loads of some hide work of others
-constexpr int kFinishGroups = 4;
+constexpr int kBlocksAtOnce = 4;  // of a multiprocessor: loads of some hide work of others
 constexpr float kGreatestUndoubted = 1e20f;  // far below what a temperature leaves of FLT_MAX
-constexpr int kListKeys = kSliceIds / 2;     // of 64 bits, in a buffer of kSliceIds words
 
-using SlicePart = Part<kScanThreads, kScanGroups>;
+// A block's shared memory: for its slice and, where it is the last of its row, then for the row.
+struct alignas(16) Memory {
+  float words[2 * kSliceIds];
+  union {
+    uint64_t keys[kMostRanked];       // of SelectTop
+    uint16_t waiting[kSliceIds / 4];  // of DrawFromSlice
+  };
+  RowList list;
+
+  __device__ float* slice() { return words; }
+  __device__ float* buffer() { return words + kSliceIds; }  // of Part::Process
+  static_assert(sizeof(words) == RowItems::kBytes);
+  __device__ float* items() { return words; }  // in place of both
+};
 
 // A slice's logits in shared memory: registers are for the work, of which there is a sequence. A
 // thread reads the groups of four that it wrote itself, unless it says otherwise.
@@ -36,17 +47,19 @@ class Slice {
 
   __device__ void Put(const SlicePart& part) {
 #pragma unroll
-    for (int g = 0; g < kScanGroups; ++g) memory_[IndexOf(g)] = part.fours[g];
+    for (int g = 0; g < kSampleGroups; ++g) memory_[IndexOf(g)] = part.fours[g];
   }
   __device__ void Get(SlicePart* part) const {
 #pragma unroll
-    for (int g = 0; g < kScanGroups; ++g) part->fours[g] = memory_[IndexOf(g)];
+    for (int g = 0; g < kSampleGroups; ++g) part->fours[g] = memory_[IndexOf(g)];
   }
   __device__ float value(int i) const { return memory_[IndexOf(i / 4)].logits[i % 4]; }
   __device__ int32_t id(int i) const { return IdAt(IndexOf(i / 4)) + i % 4; }
 
   // Groups of all threads, in order of ids.
-  __device__ static int IndexOf(int g) { return g * kScanThreads + static_cast<int>(threadIdx.x); }
+  __device__ static int IndexOf(int g) {
+    return g * kSampleThreads + static_cast<int>(threadIdx.x);
+  }
   __device__ const Four& at(int index) const { return memory_[index]; }
   __device__ int32_t IdAt(int index) const { return begin_ + index * 4; }
 
@@ -61,7 +74,7 @@ __device__ float SumOfWeights(const Slice& slice, float max) {
 #pragma unroll
     for (int i = 0; i < SlicePart::kSize; ++i) sum += expf(slice.value(i) - max);
   }
-  return ReduceBlock<kScanThreads>(sum, 0.0f, Sum());
+  return ReduceBlock<kSampleThreads>(sum, 0.0f, Sum());
 }
 
 __device__ Best FindBest(const Slice& slice) {
@@ -70,41 +83,40 @@ __device__ Best FindBest(const Slice& slice) {
   for (int i = 0; i < SlicePart::kSize; ++i) {  // ids rise, so that the first of equals stays
     if (slice.value(i) > best.value) best = {slice.value(i), slice.id(i)};
   }
-  return ReduceWarps<kScanThreads>(best, kNoBest, WarpBest);
+  return ReduceWarps<kSampleThreads>(best, kNoBest, WarpBest);
 }
 
 // Fills list[0, k).
-__device__ void ListTop(const Slice& slice, int k, float* buffer, TokenLogprob* list) {
+__device__ void ListTop(const Slice& slice, int k, uint64_t* keys, TokenLogprob* list) {
   const auto value_of = [&](int i) { return slice.value(i); };
   const auto id_of = [&](int i) { return slice.id(i); };
-  const int n = SelectTop<kScanThreads, SlicePart::kSize, kListKeys>(
-      value_of, id_of, k, reinterpret_cast<uint64_t*>(buffer),
-      [&](int rank, float value, int32_t id) {
-        list[rank] = {id, value};
-      });
-  for (int i = n + static_cast<int>(threadIdx.x); i < k; i += kScanThreads) {
+  const int n = SelectTop<kSampleThreads>(SlicePart::kSize, value_of, id_of, k, keys,
+                                          [&](int rank, float value, int32_t id) {
+                                            list[rank] = {id, value};
+                                          });
+  for (int i = n + static_cast<int>(threadIdx.x); i < k; i += kSampleThreads) {
     list[i] = {-1, kImpossible};
   }
 }
 
 // Each warp first collects its groups of four that could win, then works at 32 of them at a time:
 // where logits are spread, most could not, but few warps are without any.
-__device__ Candidate DrawFromSlice(const SamplingRow& row, const Slice& slice, float temperature) {
-  __shared__ uint16_t waiting[kSliceIds / 4];
+__device__ Candidate DrawFromSlice(const SamplingRow& row, const Slice& slice, float temperature,
+                                   uint16_t* waiting) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  uint16_t* mine = waiting + (static_cast<int>(threadIdx.x) - lane) * kScanGroups;
+  uint16_t* mine = waiting + (static_cast<int>(threadIdx.x) - lane) * kSampleGroups;
   DrawScan scan(row, temperature);
-  float tops[kScanGroups];
+  float tops[kSampleGroups];
   float top = kImpossible;
 #pragma unroll
-  for (int g = 0; g < kScanGroups; ++g) {
+  for (int g = 0; g < kSampleGroups; ++g) {
     tops[g] = slice.at(Slice::IndexOf(g)).max();
     top = fmaxf(top, tops[g]);
   }
   scan.Expect(WarpMax(top));
   int n = 0;
 #pragma unroll
-  for (int g = 0; g < kScanGroups; ++g) {
+  for (int g = 0; g < kSampleGroups; ++g) {
     const bool could_win = scan.CouldWin(tops[g]);
     const uint32_t mask = __ballot_sync(0xffffffffu, could_win);
     if (could_win)
@@ -120,31 +132,20 @@ __device__ Candidate DrawFromSlice(const SamplingRow& row, const Slice& slice, f
     }
     scan.Share();
   }
-  return BlockDraw<kScanThreads>(scan.best());
+  return BlockDraw<kSampleThreads>(scan.best());
 }
 
-// A block for each slice of a row (x) and row (y): 16 KiB of logits stay in the multiprocessor
-// through all that has to be known of them, and a single row still spreads over many.
-__global__ __launch_bounds__(kScanThreads, kScanBlocks) void ScanSlices(SampleArguments arguments) {
-  __shared__ alignas(16) float memory[kSliceIds];
-  __shared__ alignas(16) float buffer[kSliceIds];
-  const int64_t r = blockIdx.y;
-  const int slice_index = static_cast<int>(blockIdx.x);
+// What is to be known of a slice, but for its draw. The lists are of all threads, `partial` of the
+// first.
+__device__ void ReduceSlice(const SampleArguments& arguments, const RowPlan& plan, int64_t r,
+                            int slice_index, SlicePart part, Slice slice, Memory& memory,
+                            SlicePartial* partial) {
   const SamplingRow& row = arguments.rows[r];
-  ReleaseSuccessor();
-  WaitForPredecessor();
-  if (row.skipped) return;
-  const RowPlan plan(row, arguments);
-  SlicePartial* partial = &arguments.partials[r * arguments.slices + slice_index];
-  SlicePart part;
-  part.begin = slice_index * kSliceIds;
-  part.Load(arguments.logits, arguments.logits.row(r));
-  Slice slice(memory, part.begin);
 #pragma unroll 1
   for (int stage = 0; stage < 2; ++stage) {
     const bool raw = stage == 0;
     if (raw && !plan.raw_sums) continue;
-    if (!raw) part.Process(row, plan.divides() ? plan.temperature : 1, buffer);
+    if (!raw) part.Process(row, plan.divides() ? plan.temperature : 1, memory.buffer());
     slice.Put(part);
     Best best = kNoBest;
     float sum = 0;
@@ -153,16 +154,11 @@ __global__ __launch_bounds__(kScanThreads, kScanBlocks) void ScanSlices(SampleAr
     if (threadIdx.x == 0) (raw ? partial->raw : partial->processed) = {best, sum};
     const int listed = raw ? plan.raw_listed : plan.listed;
     if (listed > 0) {
-      ListTop(slice, listed, buffer,
+      ListTop(slice, listed, memory.keys,
               raw ? arguments.RawListOf(r, slice_index) : arguments.ListOf(r, slice_index));
     }
     if (raw) slice.Get(&part);
   }
-  Candidate drawn = kNoCandidate;
-  if (plan.draws_from_all()) {
-    drawn = DrawFromSlice(row, slice, plan.divides() ? 1 : plan.temperature);
-  }
-  if (threadIdx.x == 0) partial->drawn = drawn;
 }
 
 // A row's slices together.
@@ -201,28 +197,27 @@ __device__ RowSummary MergeSlices(const SampleArguments& arguments, int64_t r, b
 }
 
 // The first k entries of each slice's list, which lie `stride` apart.
-__device__ RowItems LoadItems(const TokenLogprob* lists, int64_t stride, int slices, int k) {
-  RowItems items;
-#pragma unroll
-  for (int i = 0; i < kFinishItems; ++i) {
+__device__ RowItems LoadItems(const TokenLogprob* lists, int64_t stride, int slices, int k,
+                              float* memory) {
+  const int num = slices * k;
+  RowItems items(memory, num);
+#pragma unroll 4
+  for (int i = 0; i < items.each(); ++i) {
     // Shifted a little each time, so that a thread's items differ in rank.
-    const int shifted = (static_cast<int>(threadIdx.x) + 37 * i) % kFinishThreads;
-    const int entry = i * kFinishThreads + shifted;
-    items.logits[i] = kImpossible;
-    items.ids[i] = -1;
-    if (entry >= slices * k) continue;
-    const TokenLogprob* listed = lists + entry / k * stride + entry % k;
-    items.logits[i] = listed->logprob;
-    items.ids[i] = listed->token_id;
+    const int shifted = (static_cast<int>(threadIdx.x) + 37 * i) % kSampleThreads;
+    const int entry = i * kSampleThreads + shifted;
+    TokenLogprob listed = {-1, kImpossible};
+    if (entry < num) listed = lists[entry / k * stride + entry % k];
+    items.Put(i, listed.logprob, listed.token_id);
   }
   return items;
 }
 
 template <typename Emit>
-__device__ int SelectItems(const RowItems& items, int k, float* buffer, const Emit& emit) {
-  return SelectTop<kFinishThreads, kFinishItems, kFinishThreads * kFinishItems>(
-      [&](int i) { return items.logits[i]; }, [&](int i) { return items.ids[i]; }, k,
-      reinterpret_cast<uint64_t*>(buffer), emit);
+__device__ int SelectItems(const RowItems& items, int k, uint64_t* keys, const Emit& emit) {
+  return SelectTop<kSampleThreads>(
+      items.each(), [&](int i) { return items.logit(i); }, [&](int i) { return items.id(i); }, k,
+      keys, emit);
 }
 
 // The greatest of the slices' last entries: kImpossible if each slice lists all it has.
@@ -245,65 +240,53 @@ struct Report {
   }
 };
 
-// The draw of a row with a filter.
-__device__ Candidate DrawFiltered(const SampleArguments& arguments, int64_t r, const RowPlan& plan,
-                                  const RowSummary& summary, const RowItems& items, float* buffer) {
-  const SamplingRow& row = arguments.rows[r];
-  Filter filter = {plan.top_k, row.top_p, row.min_p, summary.best.value, summary.sum};
-  if (plan.top_k > 0 && row.top_p < 1) {
-    filter.total =
-        WeighTopK<kFinishThreads, kFinishGroups>(arguments, r, plan.temperature, filter, buffer);
-  }
-  Candidate drawn = summary.drawn;
-  if (DrawFromItems<kFinishThreads>(row, filter, items, CoverOf(arguments, r, plan), &drawn)) {
-    return drawn;
-  }
-  return DrawFromRow<kFinishThreads, kFinishGroups>(arguments, r, plan.temperature, filter,
-                                                    summary.drawn, buffer);
-}
-
-// What is left of a row with lists; returns the draw, and sets how many of the report are there.
+// What is left of a row with lists of its processed logits; returns the draw, and sets how many of
+// the report are there.
 __device__ Candidate FinishLists(const SampleArguments& arguments, int64_t r, const RowPlan& plan,
-                                 const RowSummary& summary, const Report& report, float* buffer,
+                                 const RowSummary& summary, const Report& report, Memory& memory,
                                  int* num_top) {
-  __shared__ RowList list;
   const SamplingRow& row = arguments.rows[r];
-  const RowItems items =
-      LoadItems(arguments.ListOf(r, 0), arguments.list_capacity, arguments.slices, plan.listed);
+  const bool possible = summary.best.value != kImpossible;
+  Filter filter = {plan.top_k, row.top_p, row.min_p, summary.best.value, summary.sum};
+  float least = kImpossible;
+  if (plan.filters && !plan.short_top_k && plan.top_k > 0 && row.top_p < 1 && possible) {
+    const TopK top =
+        WeighTopK(arguments, r, plan.temperature, plan.top_k, filter.max, memory.buffer());
+    filter.total = top.weight;
+    least = top.last;
+  }
+  const RowItems items = LoadItems(arguments.ListOf(r, 0), arguments.list_capacity,
+                                   arguments.slices, plan.listed, memory.items());
   const int reported = plan.raw_sums ? 0 : report.wanted;
   const int merged = plan.short_top_k ? max(plan.top_k, reported) : reported;
   int n = 0;
   if (merged > 0) {
-    n = SelectItems(items, merged, buffer, [&](int rank, float logit, int32_t id) {
-      list.logits[rank] = logit;
-      list.ids[rank] = id;
+    n = SelectItems(items, merged, memory.keys, [&](int rank, float logit, int32_t id) {
+      memory.list.logits[rank] = logit;
+      memory.list.ids[rank] = id;
       if (reported > 0) report(rank, logit, id);
     });
   }
   if (reported > 0) *num_top = min(n, reported);
-  if (!plan.filters || summary.best.value == kImpossible) return summary.drawn;
-  if (!plan.short_top_k) return DrawFiltered(arguments, r, plan, summary, items, buffer);
-  const Filter filter = {plan.top_k, row.top_p, row.min_p, summary.best.value, 0};
-  return DrawFromList<kFinishThreads>(row, filter, list, min(n, plan.top_k));
+  if (!plan.filters || !possible) return summary.drawn;
+  if (plan.short_top_k) {
+    return DrawFromList<kSampleThreads>(row, filter, memory.list, min(n, plan.top_k));
+  }
+  Candidate drawn = summary.drawn;
+  if (DrawFromItems<kSampleThreads>(row, filter, items, CoverOf(arguments, r, plan), &drawn)) {
+    return drawn;
+  }
+  return DrawFromRow(arguments, r, plan.temperature, filter, summary.drawn, least, memory.buffer());
 }
 
-// A block for each row: what is left is little where the row's lists decide, and else reads of the
-// row by a whole multiprocessor.
-__global__ __launch_bounds__(kFinishThreads) void FinishRows(SampleArguments arguments) {
-  __shared__ alignas(16) float buffer[2 * kFinishThreads * kFinishItems];
-  static_assert(Part<kFinishThreads, kFinishGroups>::kIds <= 2 * kFinishThreads * kFinishItems);
-  const int64_t r = blockIdx.x;
+// The row from what its slices have left. Called by the first warp of the row's last block at
+// least, and by all of it if the row has lists.
+__device__ void FinishRow(const SampleArguments& arguments, int64_t r, const RowPlan& plan,
+                          Memory& memory) {
   const SamplingRow& row = arguments.rows[r];
   SamplingOutput* output = arguments.outputs + r;
-  ReleaseSuccessor();
-  WaitForPredecessor();
-  if (row.skipped) {
-    if (threadIdx.x == 0) output->token_id = -1;
-    return;
-  }
-  const RowPlan plan(row, arguments);
-  const RowSummary summary = MergeSlices(arguments, r, plan.raw_sums);
   const bool raw = plan.raw_sums;
+  const RowSummary summary = MergeSlices(arguments, r, raw);
   const float max = raw ? summary.raw_best.value : summary.best.value;
   double log_sum = 0;
   if (row.num_logprobs >= 0 && max != kImpossible) {
@@ -313,13 +296,13 @@ __global__ __launch_bounds__(kFinishThreads) void FinishRows(SampleArguments arg
                          raw ? plan.raw_listed : min(row.num_logprobs, kMaxTopLogprobs)};
   int num_top = 0;
   if (plan.raw_listed > 0) {
-    const RowItems items =
-        LoadItems(arguments.RawListOf(r, 0), kMaxTopLogprobs, arguments.slices, plan.raw_listed);
-    num_top = SelectItems(items, plan.raw_listed, buffer, report);
+    const RowItems items = LoadItems(arguments.RawListOf(r, 0), kMaxTopLogprobs, arguments.slices,
+                                     plan.raw_listed, memory.items());
+    num_top = SelectItems(items, plan.raw_listed, memory.keys, report);
   }
   Candidate drawn = summary.drawn;
   if (plan.listed > 0) {
-    drawn = FinishLists(arguments, r, plan, summary, report, buffer, &num_top);
+    drawn = FinishLists(arguments, r, plan, summary, report, memory, &num_top);
   }
   if (threadIdx.x != 0) return;
   int32_t id = plan.greedy ? summary.best.id : drawn.id;
@@ -334,6 +317,46 @@ __global__ __launch_bounds__(kFinishThreads) void FinishRows(SampleArguments arg
   output->finite = IsFinite(own);
   output->logprob = row.num_logprobs < 0 ? 0 : static_cast<float>(double{logit} - log_sum);
   output->num_top = num_top;
+}
+
+// A block for each slice of a row (x) and row (y): 16 KiB of logits stay in the multiprocessor
+// through all that has to be known of them, and a single row still spreads over many.
+__global__ __launch_bounds__(kSampleThreads, kBlocksAtOnce) void SampleRows(
+    const __grid_constant__ SampleArguments arguments) {
+  __shared__ Memory memory;
+  const int64_t r = blockIdx.y;
+  const int slice_index = static_cast<int>(blockIdx.x);
+  const SamplingRow& row = arguments.rows[r];
+  ReleaseSuccessor();
+  WaitForPredecessor();
+  if (row.skipped) {
+    if (slice_index == 0 && threadIdx.x == 0) arguments.outputs[r].token_id = -1;
+    return;
+  }
+  const RowPlan plan(row, arguments);
+  SlicePartial* partial = &arguments.partials[r * arguments.slices + slice_index];
+  SlicePart part;
+  part.begin = slice_index * kSliceIds;
+  part.Load(arguments.logits, arguments.logits.row(r));
+  const Slice slice(memory.slice(), part.begin);
+  ReduceSlice(arguments, plan, r, slice_index, part, slice, memory, partial);
+  Candidate drawn = kNoCandidate;
+  if (plan.draws_from_all()) {
+    drawn = DrawFromSlice(row, slice, plan.divides() ? 1 : plan.temperature, memory.waiting);
+  }
+  if (threadIdx.x == 0) partial->drawn = drawn;
+  bool last = false;
+  if (plan.has_lists()) {
+    __syncthreads();
+    if (threadIdx.x == 0) last = ArrivesLast(&arguments.arrivals[r], arguments.slices);
+    last = __syncthreads_or(last) != 0;
+  } else {  // the first warp is enough
+    if (threadIdx.x >= 32) return;
+    if (threadIdx.x == 0) last = ArrivesLast(&arguments.arrivals[r], arguments.slices);
+    last = __any_sync(0xffffffffu, last) != 0;
+    __syncwarp();  // what the others have left is seen by all lanes
+  }
+  if (last) FinishRow(arguments, r, plan, memory);
 }
 
 // Places arrays behind one another.
@@ -356,11 +379,12 @@ class Partition {
 void Sample(MatrixView logits, int32_t vocab_size, std::span<const SamplingRow> rows,
             std::span<SamplingOutput> outputs, CudaStream& stream) {
   const int32_t slices = (vocab_size + kSliceIds - 1) / kSliceIds;
-  const int32_t capacity = std::min(kMostListed, kFinishThreads * kFinishItems / slices);
+  const int32_t capacity = std::min(kMostListed, kMostItems / slices);
   CARAVAN_CHECK(capacity >= kMaxTopLogprobs, "a vocabulary of ", vocab_size);
   const int64_t row_bytes = slices * (int64_t{sizeof(SlicePartial)} +
                                       (capacity + kMaxTopLogprobs) * int64_t{sizeof(TokenLogprob)});
-  const int64_t most_rows = std::min<int64_t>((stream.workspace_bytes() - 64) / row_bytes, 65535);
+  const int64_t most_rows =
+      std::min((stream.workspace_bytes() - 64) / row_bytes, CudaStream::kMostArrivals);
   CARAVAN_CHECK(most_rows > 0, stream.workspace_bytes(), " bytes of workspace");
   for (int64_t first = 0; first < logits.rows; first += most_rows) {
     const int64_t n = std::min(most_rows, logits.rows - first);
@@ -376,10 +400,9 @@ void Sample(MatrixView logits, int32_t vocab_size, std::span<const SamplingRow> 
     arguments.partials = workspace.Take<SlicePartial>(n * slices);
     arguments.lists = workspace.Take<TokenLogprob>(n * slices * capacity);
     arguments.raw_lists = workspace.Take<TokenLogprob>(n * slices * kMaxTopLogprobs);
+    arguments.arrivals = stream.arrivals();
     const dim3 grid(static_cast<unsigned>(slices), static_cast<unsigned>(n));
-    LaunchDependent(ScanSlices, {.grid = grid, .threads = kScanThreads}, stream, arguments);
-    LaunchDependent(FinishRows, {.grid = dim3(static_cast<unsigned>(n)), .threads = kFinishThreads},
-                    stream, arguments);
+    LaunchDependent(SampleRows, {.grid = grid, .threads = kSampleThreads}, stream, arguments);
   }
 }
 

@@ -123,6 +123,11 @@ std::unique_ptr<CudaStream> CudaStream::Create(const CudaStreamOptions& options,
   }
   if (error == cudaSuccess && options.workspace_bytes > 0) {
     error = cudaMalloc(&stream->workspace_, static_cast<size_t>(options.workspace_bytes));
+    constexpr size_t kArrivalBytes = kMostArrivals * sizeof(uint32_t);
+    if (error == cudaSuccess) error = cudaMalloc(&stream->arrivals_, kArrivalBytes);
+    if (error == cudaSuccess) {
+      error = cudaMemsetAsync(stream->arrivals_, 0, kArrivalBytes, stream->stream_);
+    }
   }
   if (error != cudaSuccess) {
     *problem = name + ": " + Reason(error);
@@ -142,6 +147,7 @@ CudaStream::~CudaStream() {
   cudaSetDevice(device_.index);
   if (stream_ != nullptr) cudaStreamSynchronize(stream_);
   if (cublas_ != nullptr) cublasLtDestroy(cublas_);
+  if (arrivals_ != nullptr) cudaFree(arrivals_);
   if (workspace_ != nullptr) cudaFree(workspace_);
   if (stream_ != nullptr) cudaStreamDestroy(stream_);
 }

@@ -63,6 +63,10 @@ class CudaStream {
   bool batch_invariant() const { return options_.batch_invariant; }
   void* workspace() const { return workspace_; }
   int64_t workspace_bytes() const { return options_.workspace_bytes; }
+  // Zeros [kMostArrivals] in device memory, where blocks of a kernel count themselves so that the
+  // last one can go on with the work of all. Each kernel leaves zeros. Null without a workspace.
+  uint32_t* arrivals() const { return arrivals_; }
+  static constexpr int64_t kMostArrivals = 4096;
 
   // Makes the device current for the calling thread.
   void MakeCurrent() const;
@@ -81,6 +85,7 @@ class CudaStream {
   cublasLtContext* cublas_ = nullptr;
   CublasPlans cublas_plans_;
   void* workspace_ = nullptr;
+  uint32_t* arrivals_ = nullptr;
 };
 
 }  // namespace caravan

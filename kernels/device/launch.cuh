@@ -10,6 +10,8 @@
 
 #include <cuda_runtime.h>
 
+#include <cstdint>
+
 #include "kernels/device/cuda_check.h"
 #include "kernels/device/cuda_stream.h"
 
@@ -25,6 +27,21 @@ __device__ inline void ReleaseSuccessor() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;");
 #endif
+}
+
+// For a kernel whose last block goes on with the work of all: counts the calling thread's block in
+// `arrived`, a zero in global memory (of CudaStream::arrivals), and returns whether it is the last
+// of `blocks`. What this thread did before, or the others of its block before a barrier, is then
+// seen by the last block's calling thread, and by its others behind a barrier. Leaves a zero.
+__device__ inline bool ArrivesLast(uint32_t* arrived, int blocks) {
+  uint32_t before;
+  asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;"
+               : "=r"(before)
+               : "l"(__cvta_generic_to_global(arrived))
+               : "memory");
+  const bool last = before + 1 == static_cast<uint32_t>(blocks);
+  if (last) *arrived = 0;
+  return last;
 }
 
 struct LaunchShape {

@@ -112,6 +112,9 @@ CARAVAN_SAMPLING_CUDA_BENCHMARK(TopK, 0, 64, {.temperature = 0.8f, .top_k = 50})
 CARAVAN_SAMPLING_CUDA_BENCHMARK(TopKTopP, 0, 64, {.temperature = 0.8f, .top_k = 50, .top_p = 0.9f});
 CARAVAN_SAMPLING_CUDA_BENCHMARK(TopP, 0, 64, {.temperature = 0.8f, .top_p = 0.95f});
 CARAVAN_SAMPLING_CUDA_BENCHMARK(FlatTopP, 0, 1, {.temperature = 0.8f, .top_p = 0.95f});
+CARAVAN_SAMPLING_CUDA_BENCHMARK(FlatSmallTopP, 0, 1, {.temperature = 0.8f, .top_p = 0.3f});
+CARAVAN_SAMPLING_CUDA_BENCHMARK(FlatTopK, 0, 1, {.temperature = 0.8f, .top_k = 1000});
+CARAVAN_SAMPLING_CUDA_BENCHMARK(FlatMinP, 0, 1, {.temperature = 0.8f, .min_p = 0.5f});
 CARAVAN_SAMPLING_CUDA_BENCHMARK(FlatTopKTopP, 0, 1, {.top_k = 5000, .top_p = 0.5f});
 CARAVAN_SAMPLING_CUDA_BENCHMARK(MinP, 0, 64, {.temperature = 0.8f, .min_p = 0.05f});
 CARAVAN_SAMPLING_CUDA_BENCHMARK(Penalties, 2048, 64,

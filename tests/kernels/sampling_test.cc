@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <map>
 #include <random>
@@ -335,6 +336,79 @@ TEST_P(SamplingTest, RowsDoNotDependOnTheBatch) {
   }
 }
 
+// More rows than one launch takes, of several slices each, in calls that are enqueued one behind
+// the other: each row as if it were alone.
+TEST_P(SamplingTest, RowsOfCallsThatFollowEachOtherAreWhatTheyAreAlone) {
+  constexpr int32_t kVocab = 4100;
+  constexpr size_t kRows = 4500;
+  constexpr size_t kCalls = 3;
+  const std::vector<int32_t> history = {1, 2, 2, 4098};
+  std::vector<SamplingRow> kinds = {{.temperature = 0},
+                                    {.seed = 1},
+                                    {.top_k = 3, .seed = 2},
+                                    {.top_p = 0.9f, .seed = 3, .num_logprobs = 2},
+                                    {.seed = 4, .num_logprobs = 0},
+                                    {.history = history,
+                                     .repetition_penalty = 1.5f,
+                                     .num_logprobs = 3,
+                                     .processed_logprobs = true},
+                                    {.top_k = 2000, .top_p = 0.5f, .seed = 5}};
+  Tensor shapes = RandomLogits(Shape::kPeaked, static_cast<int64_t>(kinds.size()), kVocab, 7);
+  const Tensor flat = RandomLogits(Shape::kFlat, 1, kVocab, 8);
+  for (int64_t c = 0; c < kVocab; ++c) shapes.Set(shapes.rows() - 1, c, flat.at(0, c));
+  std::vector<SamplingOutput> alone;
+  for (size_t k = 0; k < kinds.size(); ++k) {
+    std::vector<float> logits;
+    for (int64_t c = 0; c < kVocab; ++c) {
+      logits.push_back(static_cast<float>(shapes.at(static_cast<int64_t>(k), c)));
+    }
+    alone.push_back(SampleOne(logits, kinds[k]));
+  }
+
+  TargetRun run(GetParam());
+  kinds[5].history = run.In(history);
+  const auto kind_of = [&](size_t call, size_t r) { return (r + call) % kinds.size(); };
+  std::vector<std::vector<SamplingRow>> rows(kCalls);
+  std::vector<std::vector<SamplingOutput>> outputs(kCalls, std::vector<SamplingOutput>(kRows));
+  std::vector<Tensor> logits;
+  for (size_t call = 0; call < kCalls; ++call) {
+    Tensor& tensor = logits.emplace_back(DType::kFloat32, kRows, kVocab);
+    for (size_t r = 0; r < kRows; ++r) {
+      const size_t kind = kind_of(call, r);
+      rows[call].push_back(kinds[kind]);
+      std::memcpy(tensor.view().row(static_cast<int64_t>(r)),
+                  shapes.view().row(static_cast<int64_t>(kind)), kVocab * sizeof(float));
+    }
+  }
+  std::vector<MatrixView> inputs;
+  std::vector<std::span<const SamplingRow>> parameters;
+  std::vector<std::span<SamplingOutput>> results;
+  for (size_t call = 0; call < kCalls; ++call) {
+    inputs.push_back(run.Out(logits[call]));
+    parameters.push_back(run.In(rows[call]));
+    results.push_back(run.Out(outputs[call]));
+  }
+  for (size_t call = 0; call < kCalls; ++call) {
+    Sample(inputs[call], kVocab, parameters[call], results[call], run.stream());
+  }
+  run.Finish();
+  for (size_t call = 0; call < kCalls; ++call) {
+    for (size_t r = 0; r < kRows; ++r) {
+      SCOPED_TRACE(testing::Message() << "call " << call << " row " << r);
+      const SamplingOutput& output = outputs[call][r];
+      const SamplingOutput& expected = alone[kind_of(call, r)];
+      ASSERT_EQ(output.token_id, expected.token_id);
+      ASSERT_EQ(output.finite, expected.finite);
+      ASSERT_EQ(output.logprob, expected.logprob);
+      ASSERT_EQ(output.num_top, expected.num_top);
+      for (int32_t i = 0; i < output.num_top; ++i) {
+        ASSERT_EQ(output.top[i].token_id, expected.top[i].token_id);
+        ASSERT_EQ(output.top[i].logprob, expected.top[i].logprob);
+      }
+    }
+  }
+}
+
 TEST_P(SamplingTest, SkipsPaddingRows) {
   Tensor logits = Tensor::Random(DType::kFloat32, 3, 50, 1);
   SamplingRow padding;
@@ -415,6 +489,9 @@ TEST_P(SamplingTest, DrawsFromManyKeptTokens) {
       {.top_k = 2000},
       {.top_k = 3000, .top_p = 0.5f},
       {.min_p = 0.8f},
+      {.top_p = 0.02f},
+      {.top_k = 150, .min_p = 0.9f},
+      {.top_k = 150},
       {.biases = biases,
        .history = history,
        .history_prompt = 1,
@@ -440,9 +517,9 @@ TEST_P(SamplingTest, DrawsFromManyKeptTokens) {
 // fixed.
 TEST_P(SamplingTest, DrawsWhatTheCpuDraws) {
   const Target cpu = {Device::kCpu, BestCpuIsa(), false};
-  for (const int64_t vocab : {3, 31, 4095, 4096, 4097, 32000, 128256}) {
+  for (const int64_t vocab : {3, 31, 4095, 4096, 4097, 32000, 128256, 151936, 400000}) {
     for (const Shape shape : {Shape::kPeaked, Shape::kFlat, Shape::kTied}) {
-      const int64_t rows = vocab > 100000 ? 60 : 120;
+      const int64_t rows = vocab > 150000 ? 20 : vocab > 100000 ? 60 : 120;
       std::mt19937 random(static_cast<uint32_t>(vocab) + static_cast<uint32_t>(shape));
       std::vector<std::vector<TokenBias>> biases(static_cast<size_t>(rows));
       std::vector<std::vector<int32_t>> histories(biases.size());

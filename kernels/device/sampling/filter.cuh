@@ -16,6 +16,8 @@
 
 namespace caravan::cuda {
 
+__device__ inline float WeightOf(float logit, float max) { return expf(logit - max); }
+
 // How a row is filtered.
 struct Filter {
   int32_t top_k;  // 0: all
@@ -24,7 +26,7 @@ struct Filter {
   float max;     // the row's greatest logit
   double total;  // weight of all tokens that top_k keeps; used where top_p < 1
 
-  __device__ float Weight(float logit) const { return expf(logit - max); }
+  __device__ float Weight(float logit) const { return WeightOf(logit, max); }
   __device__ bool Keeps(float logit, int before, double weight_before) const {
     return (top_k == 0 || before < top_k) &&
            (top_p >= 1 || before == 0 || weight_before < double{top_p} * total) &&
@@ -32,10 +34,30 @@ struct Filter {
   }
 };
 
-// A thread's share of the entries of a row's lists; others are kImpossible.
-struct RowItems {
-  float logits[kFinishItems];
-  int32_t ids[kFinishItems];
+// The entries of a row's lists, in shared memory; each thread reads those that it has put there.
+// What a thread has beyond them is kImpossible.
+class RowItems {
+ public:
+  static constexpr size_t kBytes = kMostItems * (sizeof(float) + sizeof(int32_t));
+  // REQUIRES: kBytes of memory, `num` ≤ kMostItems.
+  __device__ RowItems(float* memory, int num)
+      : logits_(memory + threadIdx.x),
+        ids_(reinterpret_cast<int32_t*>(memory) + kMostItems + threadIdx.x),
+        each_((num + kSampleThreads - 1) / kSampleThreads) {}
+
+  // Of this thread; the same for all.
+  __device__ int each() const { return each_; }
+  __device__ float logit(int i) const { return logits_[i * kSampleThreads]; }
+  __device__ int32_t id(int i) const { return ids_[i * kSampleThreads]; }
+  __device__ void Put(int i, float logit, int32_t id) {
+    logits_[i * kSampleThreads] = logit;
+    ids_[i * kSampleThreads] = id;
+  }
+
+ private:
+  float* logits_;
+  int32_t* ids_;
+  int each_;
 };
 
 // The first tokens of a row, in shared memory.
@@ -115,12 +137,11 @@ __device__ Candidate DrawFromList(const SamplingRow& row, Filter filter, const R
 }
 
 // Calls body(part) for each part of a row of processed logits. All threads call it.
-template <int kThreads, int kGroups, typename Body>
+template <typename Body>
 __device__ void ForEachPart(const SampleArguments& arguments, int64_t r, float temperature,
                             float* buffer, const Body& body) {
-  using RowPart = Part<kThreads, kGroups>;
-  for (int32_t begin = 0; begin < arguments.logits.vocab; begin += RowPart::kIds) {
-    RowPart part;
+  for (int32_t begin = 0; begin < arguments.logits.vocab; begin += kSliceIds) {
+    SlicePart part;
     part.begin = begin;
     part.Load(arguments.logits, arguments.logits.row(r));
     part.Process(arguments.rows[r], temperature, buffer);
@@ -128,20 +149,19 @@ __device__ void ForEachPart(const SampleArguments& arguments, int64_t r, float t
   }
 }
 
-// The weight of the top_k first tokens: digit by digit, finds the key of the last one.
-template <int kThreads, int kGroups>
-__device__ __noinline__ double WeighTopK(const SampleArguments& arguments, int64_t r,
-                                         float temperature, const Filter& filter, float* buffer) {
+// The logit of the last of a row's top_k first tokens: digit by digit, finds its key.
+__device__ __noinline__ inline float LastOfTopK(const SampleArguments& arguments, int64_t r,
+                                                float temperature, int top_k, float* buffer) {
   __shared__ int counts[256];
   __shared__ int chosen;
-  uint32_t prefix = 0;           // the digits found so far
-  int remaining = filter.top_k;  // of the tokens that have these digits
+  uint32_t prefix = 0;    // the digits found so far
+  int remaining = top_k;  // of the tokens that have these digits
   for (int shift = 24; shift >= 0; shift -= 8) {
-    for (int i = static_cast<int>(threadIdx.x); i < 256; i += kThreads) counts[i] = 0;
+    for (int i = static_cast<int>(threadIdx.x); i < 256; i += kSampleThreads) counts[i] = 0;
     __syncthreads();
-    ForEachPart<kThreads, kGroups>(arguments, r, temperature, buffer, [&](const auto& part) {
+    ForEachPart(arguments, r, temperature, buffer, [&](const auto& part) {
 #pragma unroll
-      for (int i = 0; i < 4 * kGroups; ++i) {
+      for (int i = 0; i < SlicePart::kSize; ++i) {
         const uint32_t key = KeyOf(part.value(i));
         if (shift == 24 || key >> (shift + 8) == prefix >> (shift + 8)) {
           atomicAdd(&counts[key >> shift & 255], 1);
@@ -161,45 +181,94 @@ __device__ __noinline__ double WeighTopK(const SampleArguments& arguments, int64
     remaining = counts[0];
     __syncthreads();
   }
-  double sum = 0;
-  ForEachPart<kThreads, kGroups>(arguments, r, temperature, buffer, [&](const auto& part) {
-#pragma unroll
-    for (int i = 0; i < 4 * kGroups; ++i) {
-      if (KeyOf(part.value(i)) > prefix) sum += filter.Weight(part.value(i));
-    }
-  });
-  return ReduceBlock<kThreads>(sum, 0.0, Sum()) +
-         remaining * double{filter.Weight(FloatOf(prefix))};
+  return FloatOf(prefix);
 }
 
-// The rounds over the whole row.
-template <int kThreads, int kGroups>
-__device__ __noinline__ Candidate DrawFromRow(const SampleArguments& arguments, int64_t r,
-                                              float temperature, const Filter& filter,
-                                              Candidate drawn, float* buffer) {
-  while (true) {
-    Before before;
-    DrawScan scan(arguments.rows[r], 1);
-    ForEachPart<kThreads, kGroups>(arguments, r, temperature, buffer, [&](const auto& part) {
+// What is before a token in the whole row, weighed against the row's greatest logit.
+__device__ __noinline__ inline Before WeighBefore(const SampleArguments& arguments, int64_t r,
+                                                  float temperature, float max,
+                                                  const Candidate& token, float* buffer) {
+  Before before;
+  ForEachPart(arguments, r, temperature, buffer, [&](const SlicePart& part) {
 #pragma unroll
-      for (int g = 0; g < kGroups; ++g) {
-        Four offered;
+    for (int g = 0; g < kSampleGroups; ++g) {
+      float weights[4];
 #pragma unroll
-        for (int c = 0; c < 4; ++c) {
-          const float logit = part.fours[g].logits[c];
-          const bool is_before = IsBefore(logit, part.IdOf(4 * g + c), drawn);
-          offered.logits[c] = is_before ? logit : kImpossible;
-          if (!is_before) continue;
-          ++before.count;
-          before.weight += filter.Weight(logit);
-        }
-        scan.OfferFour(offered, part.GroupId(g));
+      for (int c = 0; c < 4; ++c) {
+        const float logit = part.fours[g].logits[c];
+        const bool is_before = IsBefore(logit, part.GroupId(g) + c, token);
+        before.count += is_before;
+        weights[c] = is_before ? WeightOf(logit, max) : 0;
       }
-      scan.Share();
-    });
-    before.Reduce<kThreads>();
-    if (before.count == 0 || filter.Keeps(drawn.logit, before.count, before.weight)) return drawn;
-    drawn = BlockDraw<kThreads>(scan.best());
+      before.weight += (weights[0] + weights[1]) + (weights[2] + weights[3]);
+    }
+  });
+  before.Reduce<kSampleThreads>();
+  return before;
+}
+
+// The draw among the tokens before this one.
+__device__ __noinline__ inline Candidate DrawBefore(const SampleArguments& arguments, int64_t r,
+                                                    float temperature, const Candidate& token,
+                                                    float* buffer) {
+  DrawScan scan(arguments.rows[r], 1);
+  // Each thread's groups go through the buffer, so that the work is there once and not four times,
+  // which would take too many registers.
+  Four* mine = reinterpret_cast<Four*>(buffer) + threadIdx.x;
+  ForEachPart(arguments, r, temperature, buffer, [&](const SlicePart& part) {
+#pragma unroll
+    for (int g = 0; g < kSampleGroups; ++g) mine[g * kSampleThreads] = part.fours[g];
+#pragma unroll 1
+    for (int g = 0; g < kSampleGroups; ++g) {
+      Four four = mine[g * kSampleThreads];
+      const int32_t id = part.GroupId(g);
+#pragma unroll
+      for (int c = 0; c < 4; ++c) {
+        if (!IsBefore(four.logits[c], id + c, token)) four.logits[c] = kImpossible;
+      }
+      scan.OfferFour(four, id);
+    }
+    scan.Share();
+  });
+  return BlockDraw<kSampleThreads>(scan.best());
+}
+
+// What top_k keeps of the whole row.
+struct TopK {
+  float last;  // the logit of the last one
+  double weight;
+};
+__device__ __noinline__ inline TopK WeighTopK(const SampleArguments& arguments, int64_t r,
+                                              float temperature, int top_k, float max,
+                                              float* buffer) {
+  const float last = LastOfTopK(arguments, r, temperature, top_k, buffer);
+  const Before greater =
+      WeighBefore(arguments, r, temperature, max, {kImpossible, last, -1, 0}, buffer);
+  return {last, greater.weight + (top_k - greater.count) * double{WeightOf(last, max)}};
+}
+
+// The rounds over the whole row, from the draw among all tokens. What is before a token is weighed
+// alone, faster than with the next draw: the first one is mostly kept. Once it is not, the draw is
+// among what no filter but top_p can exclude. `least` is the logit of the last token that top_k
+// keeps, where that is known.
+__device__ __noinline__ inline Candidate DrawFromRow(const SampleArguments& arguments, int64_t r,
+                                                     float temperature, const Filter& filter,
+                                                     Candidate drawn, float least, float* buffer) {
+  bool knows_last = filter.top_k == 0 || least != kImpossible;
+  if (filter.min_p > 0) {  // less a margin for roundings
+    least = fmaxf(least, filter.max + logf(filter.min_p) - fmaxf(0.01f, 1e-6f * fabsf(filter.max)));
+  }
+  while (true) {
+    if (drawn.logit >= least) {
+      const Before before = WeighBefore(arguments, r, temperature, filter.max, drawn, buffer);
+      if (before.count == 0 || filter.Keeps(drawn.logit, before.count, before.weight)) return drawn;
+    }
+    if (!knows_last) {
+      least = fmaxf(least, LastOfTopK(arguments, r, temperature, filter.top_k, buffer));
+      knows_last = true;
+    }
+    const Candidate border = {kImpossible, least, INT32_MAX, 0};  // behind all that have `least`
+    drawn = DrawBefore(arguments, r, temperature, drawn.logit < least ? border : drawn, buffer);
   }
 }
 
@@ -214,11 +283,10 @@ __device__ bool DrawFromItems(const SamplingRow& row, const Filter& filter, cons
   const Candidate border = {kImpossible, cover, -1, 0};
   if (drawn->logit <= cover) {
     Before before;
-#pragma unroll
-    for (int i = 0; i < kFinishItems; ++i) {
-      if (!IsBefore(items.logits[i], items.ids[i], border)) continue;
+    for (int i = 0; i < items.each(); ++i) {
+      if (!IsBefore(items.logit(i), items.id(i), border)) continue;
       ++before.count;
-      before.weight += filter.Weight(items.logits[i]);
+      before.weight += filter.Weight(items.logit(i));
     }
     before.Reduce<kThreads>();
     if (before.count == 0 || filter.Keeps(cover, before.count, before.weight)) return false;
@@ -227,12 +295,13 @@ __device__ bool DrawFromItems(const SamplingRow& row, const Filter& filter, cons
   while (true) {
     Before before;
     Candidate next = kNoCandidate;
-#pragma unroll
-    for (int i = 0; i < kFinishItems; ++i) {
-      if (!IsBefore(items.logits[i], items.ids[i], *drawn)) continue;
+    for (int i = 0; i < items.each(); ++i) {
+      const float logit = items.logit(i);
+      const int32_t id = items.id(i);
+      if (!IsBefore(logit, id, *drawn)) continue;
       ++before.count;
-      before.weight += filter.Weight(items.logits[i]);
-      next = BetterCandidate()(next, key.CandidateOf(items.logits[i], items.ids[i]));
+      before.weight += filter.Weight(logit);
+      next = BetterCandidate()(next, key.CandidateOf(logit, id));
     }
     before.Reduce<kThreads>();
     if (before.count == 0) return true;

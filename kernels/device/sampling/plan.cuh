@@ -1,4 +1,4 @@
-// What a call of Sample does for each row, and what its two kernels hand over in between.
+// What a call of Sample does for each row, and what a row's blocks hand over to the last one.
 #pragma once
 
 #include <cstdint>
@@ -9,25 +9,25 @@
 
 namespace caravan::cuda {
 
-constexpr int kScanThreads = 256;
-constexpr int kScanGroups = 4;
-constexpr int32_t kSliceIds = Part<kScanThreads, kScanGroups>::kIds;  // ids of a block's slice
-constexpr int kFinishThreads = 512;
-constexpr int kFinishItems = 8;  // a thread's entries of the slices' lists
+constexpr int kSampleThreads = 256;  // of a block
+constexpr int kSampleGroups = 4;
+using SlicePart = Part<kSampleThreads, kSampleGroups>;
+constexpr int32_t kSliceIds = SlicePart::kIds;  // ids of a block's slice
+constexpr int kMostItems = kSliceIds;           // entries of the slices' lists of a row
 // Longest list of a slice's greatest logits: a top_k up to it needs no second look at the row. In
 // other rows with a filter, the kept tokens mostly are among the first kNucleusList of each slice.
 constexpr int kMostListed = 128;
 constexpr int kNucleusList = 64;
 
 // Of one slice of a row, ids [kSliceIds · i, kSliceIds · (i + 1)): its greatest logit and the sum
-// of e^(logit - that one). Neither is set where the plan has no use for it.
+// of e^(logit - that one).
 struct SliceSum {
   Best best;
   float sum;
 };
 struct SlicePartial {
-  SliceSum raw;
-  SliceSum processed;
+  SliceSum raw;        // set where the plan has raw_sums
+  SliceSum processed;  // always set; of what the plan has no use for, kNoBest and 0
   Candidate drawn;
 };
 
@@ -41,6 +41,7 @@ struct SampleArguments {
   TokenLogprob* lists;  // [rows, slices, list_capacity] logits, greatest first; the entries behind
                         // a slice's last possible one are kImpossible
   TokenLogprob* raw_lists;  // [rows, slices, kMaxTopLogprobs]
+  uint32_t* arrivals;       // [rows], see CudaStream
 
   __device__ TokenLogprob* ListOf(int64_t row, int slice) const {
     return lists + (row * slices + slice) * list_capacity;
@@ -50,7 +51,7 @@ struct SampleArguments {
   }
 };
 
-// What a row needs; the same for both kernels.
+// What a row needs; the same for all its blocks.
 struct RowPlan {
   float temperature;  // 1 where greedy
   bool greedy;
@@ -79,6 +80,7 @@ struct RowPlan {
     }
   }
 
+  __device__ bool has_lists() const { return listed > 0 || raw_listed > 0; }
   __device__ bool draws_from_all() const { return !greedy && !short_top_k; }
   __device__ bool wants_best() const { return greedy || filters || sums; }
   // Whether quotients by the temperature are needed of all logits, else of the best draws alone.
