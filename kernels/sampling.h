@@ -32,7 +32,8 @@ struct SamplingRow {
   int32_t top_k = 0;  // keep the k greatest (ties: lower id first); 0 = all
   float top_p = 1;  // then the fewest greatest whose probabilities (renormalized after top_k) reach
                     // top_p; at least one
-  float min_p = 0;  // then those whose probability is at least min_p times the greatest one's
+  float min_p = 0;  // then those whose probability is at least min_p (at most 1) times the
+                    // greatest one's
   // The draw: Philox4x32-10 (Salmon et al. 2011), key = seed, counter = (position low,
   // sample_index, purpose, id / 4), word w = id % 4 makes a uniform u = 1 - (w + 1/2) / 2^32; the
   // kept id with the greatest l - log(-log u) wins (Gumbel-max), ties by lower id, so the draw
