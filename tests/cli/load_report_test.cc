@@ -13,6 +13,16 @@ namespace {
 
 absl::Time At(int ms) { return absl::UnixEpoch() + absl::Milliseconds(ms); }
 
+// Sent at 0, one token at 25 ms, over at 100 ms.
+RequestRecord OneToken() {
+  RequestRecord record;
+  record.sent_at = At(0);
+  record.first_token_at = record.last_token_at = At(25);
+  record.finished_at = At(100);
+  record.output_tokens = 1;
+  return record;
+}
+
 TEST(Percentile, IsTheNearestRankInAnyOrder) {
   std::vector<double> values(100);
   std::iota(values.begin(), values.end(), 1);
@@ -49,12 +59,8 @@ TEST(LoadReport, CountsFailedRequestsButNotTheirLatencies) {
 }
 
 TEST(LoadReport, CountsOfWhatWasCancelledTheTokensAlone) {
-  RequestRecord good;
-  good.sent_at = At(0);
-  good.first_token_at = good.last_token_at = At(25);
-  good.finished_at = At(100);
+  RequestRecord good = OneToken();
   good.prompt_tokens = 5;
-  good.output_tokens = 1;
   RequestRecord cancelled = good;
   cancelled.first_token_at = At(90);
   cancelled.finished_at = At(200);
@@ -72,11 +78,7 @@ TEST(LoadReport, CountsOfWhatWasCancelledTheTokensAlone) {
 }
 
 TEST(LoadReport, GivesTheSameNumbersAsJson) {
-  RequestRecord record;
-  record.sent_at = At(0);
-  record.first_token_at = record.last_token_at = At(25);
-  record.finished_at = At(100);
-  record.output_tokens = 1;
+  const RequestRecord record = OneToken();
   LoadOptions options;
   options.rate = 3;
   const nlohmann::json json = ReportToJson(MakeReport({record}), options);
